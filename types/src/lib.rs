@@ -1,1 +1,22 @@
-//! Placeholder replaced in the first commits.
+//! The vocabulary of Penstock: plain data, no I/O, no async, no clock.
+//!
+//! Every wire message and every record on disk is made of these. Encodings are versioned (`codec`) and
+//! pinned by golden-byte tests.
+
+pub mod checksum;
+pub mod chunk;
+pub mod codec;
+pub mod dentry;
+pub mod id;
+pub mod inode;
+pub mod layout;
+pub mod node;
+pub mod routing;
+pub mod rpc;
+pub mod session;
+pub mod status;
+pub mod target;
+pub mod user;
+pub mod version;
+
+pub mod chain;

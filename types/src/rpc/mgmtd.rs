@@ -1,0 +1,165 @@
+//! What the cluster manager is asked.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{BootId, ChainId, ChainTableId, ClientId, DiskIndex, NodeId, TargetId},
+    node::NodeKind,
+    routing::RoutingInfo,
+    rpc::methods,
+    session::ClientSession,
+    target::LocalState,
+    version::{ChainTableVersion, ChainVersion, HeartbeatNumber, RoutingVersion},
+};
+
+methods! { Mgmtd:
+    /// A node is alive, and how its targets are. Renews the lease.
+    SendHeartbeat = 1, "mgmtd.heartbeat", Heartbeat => HeartbeatReply;
+    /// The routing map, at once or when it is newer than the caller's (a watch by long poll).
+    WatchRouting = 2, "mgmtd.watch_routing", WatchRoutingRequest => WatchRoutingReply;
+    /// Opens or renews a client's session.
+    ExtendClientSession = 3, "mgmtd.extend_client_session", ClientSession => ();
+    /// The clients whose sessions have not expired.
+    ListClientSessions = 4, "mgmtd.list_client_sessions", () => Vec<ClientSession>;
+    /// Creates chains over the alive storage nodes and appends a table version with them.
+    CreateChains = 5, "mgmtd.create_chains", CreateChainsRequest => CreateChainsReply;
+    /// Space of all storage nodes together.
+    GetSpace = 6, "mgmtd.get_space", () => SpaceReply;
+    /// Who leads and who belongs to the manager group; any member answers.
+    GetManagers = 7, "mgmtd.get_managers", () => ManagersReply;
+    /// Ends a client's session at once.
+    EndClientSession = 8, "mgmtd.end_client_session", ClientId => ();
+}
+
+/// Sent every 500 ms (protocol M3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Who.
+    pub node: NodeId,
+    /// What it does.
+    pub kind: NodeKind,
+    /// Which start of the process.
+    pub boot: BootId,
+    /// Strictly rising within one boot.
+    pub number: HeartbeatNumber,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Failure domains.
+    pub tags: Vec<String>,
+    /// Its disks.
+    pub disks: Vec<DiskReport>,
+    /// Its targets.
+    pub targets: Vec<TargetReport>,
+    /// The map it works by.
+    pub routing_version: RoutingVersion,
+}
+
+/// The space of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// Which disk.
+    pub disk: DiskIndex,
+    /// Bytes that chunks may take in all.
+    pub capacity_bytes: u64,
+    /// Bytes that chunks take.
+    pub used_bytes: u64,
+    /// Why it is out of service, when it is.
+    pub failure: Option<String>,
+}
+
+/// One target's state as its node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// Which target.
+    pub target: TargetId,
+    /// The chain version the node works by; a report with an old one is ignored.
+    pub chain_version: ChainVersion,
+    /// The state.
+    pub state: LocalState,
+    /// Bytes its chunks take.
+    pub used_bytes: u64,
+}
+
+/// Renews the lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    /// Milliseconds of lease, counted by the node from when it *sent* the heartbeat (protocol M4).
+    pub lease_ms: u64,
+    /// The manager's newest map; a node with an older one fetches it.
+    pub routing_version: RoutingVersion,
+}
+
+/// Asks for the map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchRoutingRequest {
+    /// The map the caller has; 0 for none.
+    pub known: RoutingVersion,
+    /// How long to wait for a newer one; 0 answers at once.
+    pub wait_ms: u64,
+}
+
+/// The map, when it is newer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchRoutingReply {
+    /// `None` when nothing newer came up in time.
+    pub routing: Option<RoutingInfo>,
+}
+
+/// Asks for chains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateChainsRequest {
+    /// The table to append a version to; made when missing.
+    pub table: ChainTableId,
+    /// How many chains.
+    pub count: u32,
+    /// How many targets each, on distinct nodes.
+    pub replicas: u32,
+}
+
+/// The chains made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateChainsReply {
+    /// Their ids, in table order.
+    pub chains: Vec<ChainId>,
+    /// The table's new version.
+    pub version: ChainTableVersion,
+}
+
+/// Raw space of the alive storage nodes; usable space is this divided by the replica count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceReply {
+    /// Bytes in all.
+    pub capacity_bytes: u64,
+    /// Bytes taken.
+    pub used_bytes: u64,
+    /// Targets per chain; at least 1.
+    pub replicas: u32,
+    /// Per disk.
+    pub disks: Vec<DiskSpace>,
+    /// The last local state reported of each target.
+    pub targets: Vec<(TargetId, LocalState)>,
+}
+
+/// The space of one disk of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpace {
+    /// The node.
+    pub node: NodeId,
+    /// The disk.
+    pub disk: DiskIndex,
+    /// Bytes in all.
+    pub capacity_bytes: u64,
+    /// Bytes taken.
+    pub used_bytes: u64,
+    /// Why it is out of service, when it is.
+    pub failure: Option<String>,
+}
+
+/// The manager group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagersReply {
+    /// The leader, when one is known.
+    pub leader: Option<NodeId>,
+    /// Every member with its address.
+    pub members: Vec<(NodeId, String)>,
+}
