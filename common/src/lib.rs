@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod buf;
 pub mod config;
+pub mod data_dir;
 pub mod env;
 pub mod http;
 pub mod logging;
