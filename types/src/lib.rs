@@ -3,6 +3,9 @@
 //! Every wire message and every record on disk is made of these. Encodings are versioned (`codec`) and
 //! pinned by golden-byte tests.
 
+#![warn(missing_docs, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+pub mod chain;
 pub mod checksum;
 pub mod chunk;
 pub mod codec;
@@ -18,5 +21,3 @@ pub mod status;
 pub mod target;
 pub mod user;
 pub mod version;
-
-pub mod chain;

@@ -221,6 +221,14 @@ fn storage_messages() {
         },
         "01020bac0202808040040105000600",
     );
+}
+
+#[test]
+fn reads_and_chunks() {
+    let chunk = ChunkId {
+        inode: InodeId(300),
+        index: 2,
+    };
     on_the_wire(
         &storage::ReadRequest {
             reads: vec![storage::ReadItem {
