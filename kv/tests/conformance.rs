@@ -1,0 +1,65 @@
+//! Every store runs the same suite.
+
+use std::sync::Arc;
+
+use common::{env::Env, shutdown::Shutdown};
+use kv::{
+    Kv, conformance,
+    conformance::HistoryOptions,
+    embedded::{EmbeddedConfig, EmbeddedKv, SyncPolicy},
+    faulty::FaultyKv,
+    mem::MemKv,
+};
+
+#[tokio::test]
+async fn the_store_in_memory_conforms() {
+    let kv: Arc<dyn Kv> = MemKv::new();
+    conformance::run_all(&Env::seeded(1), &kv).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_store_in_memory_is_serializable_on_many_threads() {
+    let kv: Arc<dyn Kv> = MemKv::new();
+    let options = HistoryOptions {
+        transactions: 500,
+        ..HistoryOptions::default()
+    };
+    let (committed, refused) =
+        conformance::random_history_is_serializable(&Env::real(), &kv, options).await;
+    assert!(committed > 100 && refused > 0, "{committed}, {refused}");
+}
+
+#[tokio::test]
+async fn unknown_results_keep_the_history_serializable() {
+    let env = Env::seeded(2);
+    let faulty = FaultyKv::new(&env, MemKv::new(), 4);
+    // The check's own first transaction must succeed.
+    faulty.script([None]);
+    let kv: Arc<dyn Kv> = faulty;
+    let options = HistoryOptions::default();
+    let (committed, _refused) =
+        conformance::random_history_is_serializable(&env, &kv, options).await;
+    assert!(committed > 100, "{committed}");
+}
+
+async fn embedded(sync: SyncPolicy) {
+    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let config = EmbeddedConfig {
+        sync,
+        ..EmbeddedConfig::default()
+    };
+    let store = EmbeddedKv::open(&env, dir.path(), config, Shutdown::new().signal()).unwrap();
+    let kv: Arc<dyn Kv> = store.clone();
+    conformance::run_all(&env, &kv).await;
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_embedded_store_conforms() {
+    embedded(SyncPolicy::Interval(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_embedded_store_conforms_when_it_always_syncs() {
+    embedded(SyncPolicy::Always).await;
+}
