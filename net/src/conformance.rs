@@ -1,0 +1,1 @@
+//! Transport conformance: what every transport must do.

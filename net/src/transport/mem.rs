@@ -1,0 +1,269 @@
+//! The transport inside one process, for tests and simulation: the same bytes in bodies, no sockets.
+//!
+//! A pull hands over the caller's buffer itself; a push copies into the destination, which lives in a slot that
+//! the caller empties when it stops waiting, so a late push finds nothing to write to.
+//! A later simulation puts its delays and losses into `MemConnection::call`, the one place every request passes.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use common::{
+    buf::{RegisteredBuf, SharedBuf},
+    env::Env,
+    shutdown::{Shutdown, ShutdownSignal},
+    sync::Mutex,
+};
+use tokio::sync::{Semaphore, oneshot};
+use types::status::{Status, StatusCode};
+
+use crate::{
+    config::NetConfig,
+    endpoint::{ServeError, Server},
+    frame::FrameError,
+    rpc::server::Dispatch,
+    transport::{Arrived, BulkAccess, Connection, Outgoing, RawReply, ReplyTo, unreachable},
+};
+
+/// The names at which endpoints of this process listen. One for each simulated network.
+#[derive(Clone, Default)]
+pub struct MemNetwork(Arc<Mutex<BTreeMap<String, Arc<Listener>>>>);
+
+impl fmt::Debug for MemNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.lock();
+        f.debug_list().entries(names.keys()).finish()
+    }
+}
+
+struct Listener {
+    dispatch: Dispatch,
+    outstanding: Arc<Semaphore>,
+    closed: Shutdown,
+}
+
+impl MemNetwork {
+    /// A network without anyone.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn connect(
+        &self,
+        env: &Env,
+        config: &Arc<NetConfig>,
+        name: &str,
+    ) -> Result<Arc<dyn Connection>, Status> {
+        let Some(listener) = self.0.lock().get(name).cloned() else {
+            return Err(unreachable(format!("nobody listens at mem://{name}")));
+        };
+        Ok(Arc::new(MemConnection {
+            env: env.clone(),
+            config: config.clone(),
+            name: name.to_owned(),
+            closed: listener.closed.signal(),
+            listener,
+        }))
+    }
+
+    pub(crate) fn listen(
+        &self,
+        env: &Env,
+        config: &NetConfig,
+        name: &str,
+        dispatch: Dispatch,
+        mut shutdown: ShutdownSignal,
+    ) -> Result<Server, ServeError> {
+        let address = format!("mem://{name}");
+        let listener = Arc::new(Listener {
+            dispatch,
+            outstanding: Arc::new(Semaphore::new(config.outstanding_max as usize)),
+            closed: Shutdown::new(),
+        });
+        {
+            let mut names = self.0.lock();
+            if names.contains_key(name) {
+                return Err(ServeError::AddressInUse { address });
+            }
+            names.insert(name.to_owned(), listener.clone());
+        }
+        let kill = Shutdown::new();
+        let mut killed = kill.signal();
+        let (names, name) = (self.0.clone(), name.to_owned());
+        let (drain, all) = (config.drain_ms_max, config.outstanding_max);
+        let timer = env.clone();
+        let task = env.spawn("mem-server", async move {
+            tokio::select! {
+                () = shutdown.wait() => {}
+                () = killed.wait() => {}
+            }
+            names.lock().remove(&name);
+            let drained = timer.timeout(
+                std::time::Duration::from_millis(drain),
+                listener.outstanding.acquire_many(all),
+            );
+            tokio::select! {
+                _ = drained => {}
+                () = killed.wait() => {}
+            }
+            listener.closed.trigger();
+        });
+        Ok(Server::new(address, kill, task))
+    }
+}
+
+struct MemConnection {
+    env: Env,
+    config: Arc<NetConfig>,
+    name: String,
+    listener: Arc<Listener>,
+    closed: ShutdownSignal,
+}
+
+type Slot = Arc<Mutex<Option<Vec<RegisteredBuf>>>>;
+
+/// Empties the slot when the caller stops waiting, for whatever reason.
+struct SlotGuard(Slot);
+
+impl SlotGuard {
+    fn empty(&self) -> Vec<RegisteredBuf> {
+        self.0.lock().take().unwrap_or_default()
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        drop(self.empty());
+    }
+}
+
+#[async_trait]
+impl Connection for MemConnection {
+    async fn call(&self, request: Outgoing) -> RawReply {
+        let deadline = request.deadline;
+        let lengths = request.bulk.destinations.iter().map(|buf| buf.len());
+        let lengths: Vec<usize> = lengths.collect();
+        let slot: Slot = Arc::new(Mutex::new(Some(request.bulk.destinations)));
+        let guard = SlotGuard(slot.clone());
+        let (sender, receiver) = oneshot::channel();
+        let sources = request.bulk.sources;
+        let checked = check_limits(&self.config, &request.body, &sources, &lengths);
+        let exchange = async {
+            checked?;
+            let permit = self.listener.outstanding.clone().acquire_owned().await;
+            let permit = permit.map_err(|_| self.gone())?;
+            self.listener.dispatch.accept(Arrived {
+                service: request.service,
+                method: request.method,
+                method_version: request.method_version,
+                deadline,
+                peer: "mem".into(),
+                body: Bytes::from(request.body),
+                bulk: Box::new(MemBulk {
+                    sources,
+                    lengths,
+                    slot,
+                }),
+                reply_to: Box::new(MemReply(sender)),
+                admission: Box::new(permit),
+            });
+            receiver.await.map_err(|_| self.gone())?
+        };
+        let mut closed = self.closed.clone();
+        let result = tokio::select! {
+            biased;
+            done = self.env.timeout_at(deadline, exchange) => match done {
+                Ok(result) => result,
+                Err(_) => Err(Status::new(
+                    StatusCode::DeadlineExceeded,
+                    format!("mem://{} did not answer in time", self.name),
+                )),
+            },
+            () = closed.wait() => Err(self.gone()),
+        };
+        RawReply {
+            result: result.map(Bytes::from),
+            destinations: guard.empty(),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        !self.closed.is_triggered()
+    }
+}
+
+impl MemConnection {
+    fn gone(&self) -> Status {
+        unreachable(format!("mem://{} is gone", self.name))
+    }
+}
+
+fn check_limits(
+    config: &NetConfig,
+    body: &[u8],
+    sources: &[SharedBuf],
+    destinations: &[usize],
+) -> Result<(), Status> {
+    let payload: usize = sources.iter().map(|source| source.len()).sum();
+    let checks = [
+        ("a body", body.len(), config.body_bytes_max),
+        ("a payload", payload, config.payload_bytes_max),
+        (
+            "a bulk table",
+            sources.len() + destinations.len(),
+            u32::from(config.buffers_max),
+        ),
+    ];
+    for (what, found, max) in checks {
+        if found > max as usize {
+            let error = FrameError::TooLarge {
+                what,
+                found: found as u64,
+                max: u64::from(max),
+            };
+            return Err(Status::new(StatusCode::InvalidArgument, error.to_string()));
+        }
+    }
+    Ok(())
+}
+
+struct MemBulk {
+    sources: Vec<SharedBuf>,
+    lengths: Vec<usize>,
+    slot: Slot,
+}
+
+#[async_trait]
+impl BulkAccess for MemBulk {
+    fn source_length(&self, index: usize) -> Option<usize> {
+        self.sources.get(index).map(|source| source.len())
+    }
+
+    fn destination_length(&self, index: usize) -> Option<usize> {
+        self.lengths.get(index).copied()
+    }
+
+    async fn pull(&self, index: usize) -> Result<SharedBuf, Status> {
+        Ok(self.sources[index].clone())
+    }
+
+    async fn push(&self, index: usize, offset: usize, data: SharedBuf) -> Result<(), Status> {
+        let mut slot = self.slot.lock();
+        let Some(destinations) = slot.as_mut() else {
+            return Err(Status::new(StatusCode::Cancelled, "the caller gave up"));
+        };
+        destinations[index][offset..offset + data.len()].copy_from_slice(&data);
+        Ok(())
+    }
+}
+
+struct MemReply(oneshot::Sender<Result<Vec<u8>, Status>>);
+
+#[async_trait]
+impl ReplyTo for MemReply {
+    async fn reply(self: Box<Self>, result: Result<Vec<u8>, Status>) {
+        if self.0.send(result).is_err() {
+            tracing::trace!("the caller gave up");
+        }
+    }
+}
