@@ -198,7 +198,7 @@ impl Header {
     /// Names the first one that is beyond.
     pub(crate) fn check(&self, limits: &NetConfig) -> Result<(), FrameError> {
         let body_max = match self.kind {
-            Kind::Hello => HELLO_LENGTH as u64,
+            Kind::Hello => u64::from(HELLO_LENGTH),
             Kind::Goodbye => GOODBYE_BYTES_MAX as u64,
             Kind::Push => 0,
             Kind::Request | Kind::Reply => u64::from(limits.body_bytes_max),
@@ -316,7 +316,7 @@ pub(crate) fn body_checksum(body: &[u8]) -> u32 {
 }
 
 /// Bytes of a Hello's body.
-pub(crate) const HELLO_LENGTH: usize = 16;
+pub(crate) const HELLO_LENGTH: u8 = 16;
 
 /// Which traffic a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -339,8 +339,8 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
-    pub(crate) fn encode(&self) -> [u8; HELLO_LENGTH] {
-        let mut bytes = [0; HELLO_LENGTH];
+    pub(crate) fn encode(&self) -> [u8; HELLO_LENGTH as usize] {
+        let mut bytes = [0; HELLO_LENGTH as usize];
         bytes[0..2].copy_from_slice(&self.version_min.to_le_bytes());
         bytes[2..4].copy_from_slice(&self.version_max.to_le_bytes());
         bytes[4] = self.lane as u8;
@@ -353,7 +353,7 @@ impl Hello {
     /// # Errors
     /// When it is too short or its versions make no range.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        if bytes.len() < HELLO_LENGTH {
+        if bytes.len() < usize::from(HELLO_LENGTH) {
             return Err(FrameError::Inconsistent {
                 what: "a Hello is too short",
             });

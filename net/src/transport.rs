@@ -16,7 +16,7 @@ use common::{
 };
 use types::status::{Status, StatusCode};
 
-use crate::buf::Bulk;
+use crate::{buf::Bulk, config::NetConfig};
 
 pub(crate) mod mem;
 pub(crate) mod tcp;
@@ -81,3 +81,28 @@ pub(crate) struct Arrived {
 pub(crate) fn unreachable(message: impl Into<String>) -> Status {
     Status::new(StatusCode::Unreachable, message)
 }
+
+/// Replaces a reply that no peer would take.
+pub(crate) fn check_reply(
+    config: &NetConfig,
+    result: Result<Vec<u8>, Status>,
+) -> Result<Vec<u8>, Status> {
+    let max = config.body_bytes_max as usize;
+    match result {
+        Ok(body) if body.len() > max => {
+            let message = format!("a reply of {} bytes, at most {max} are allowed", body.len());
+            Err(Status::new(StatusCode::Internal, message))
+        }
+        Err(mut status) if status.message.len() > MESSAGE_BYTES_MAX => {
+            let cut = (0..=MESSAGE_BYTES_MAX)
+                .rev()
+                .find(|at| status.message.is_char_boundary(*at));
+            status.message.truncate(cut.unwrap_or(0));
+            Err(status)
+        }
+        other => other,
+    }
+}
+
+/// Longer messages of a status are cut.
+const MESSAGE_BYTES_MAX: usize = 4096;

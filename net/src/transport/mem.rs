@@ -14,7 +14,7 @@ use common::{
     shutdown::{Shutdown, ShutdownSignal},
     sync::Mutex,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use types::status::{Status, StatusCode};
 
 use crate::{
@@ -22,7 +22,9 @@ use crate::{
     endpoint::{ServeError, Server},
     frame::FrameError,
     rpc::server::Dispatch,
-    transport::{Arrived, BulkAccess, Connection, Outgoing, RawReply, ReplyTo, unreachable},
+    transport::{
+        Arrived, BulkAccess, Connection, Outgoing, RawReply, ReplyTo, check_reply, unreachable,
+    },
 };
 
 /// The names at which endpoints of this process listen. One for each simulated network.
@@ -88,11 +90,13 @@ impl MemNetwork {
             names.insert(name.to_owned(), listener.clone());
         }
         let kill = Shutdown::new();
-        let mut killed = kill.signal();
+        let keep = kill.clone();
         let (names, name) = (self.0.clone(), name.to_owned());
         let (drain, all) = (config.drain_ms_max, config.outstanding_max);
         let timer = env.clone();
         let task = env.spawn("mem-server", async move {
+            // The signal fires when its last sender is gone, and a `Server` may be dropped.
+            let mut killed = keep.signal();
             tokio::select! {
                 () = shutdown.wait() => {}
                 () = killed.wait() => {}
@@ -164,8 +168,12 @@ impl Connection for MemConnection {
                     lengths,
                     slot,
                 }),
-                reply_to: Box::new(MemReply(sender)),
-                admission: Box::new(permit),
+                reply_to: Box::new(MemReply {
+                    sender,
+                    config: self.config.clone(),
+                    _outstanding: permit,
+                }),
+                admission: Box::new(()),
             });
             receiver.await.map_err(|_| self.gone())?
         };
@@ -257,12 +265,17 @@ impl BulkAccess for MemBulk {
     }
 }
 
-struct MemReply(oneshot::Sender<Result<Vec<u8>, Status>>);
+struct MemReply {
+    sender: oneshot::Sender<Result<Vec<u8>, Status>>,
+    config: Arc<NetConfig>,
+    /// Given back when the reply is sent, so that a server which waits for all of them loses none.
+    _outstanding: OwnedSemaphorePermit,
+}
 
 #[async_trait]
 impl ReplyTo for MemReply {
     async fn reply(self: Box<Self>, result: Result<Vec<u8>, Status>) {
-        if self.0.send(result).is_err() {
+        if self.sender.send(check_reply(&self.config, result)).is_err() {
             tracing::trace!("the caller gave up");
         }
     }

@@ -157,7 +157,7 @@ async fn greet(
 pub(super) fn hello_frame(hello: &Hello) -> Vec<u8> {
     let body = hello.encode();
     let mut header = Header::new(Kind::Hello);
-    header.body_length = HELLO_LENGTH as u32;
+    header.body_length = u32::from(HELLO_LENGTH);
     header.body_checksum = frame::body_checksum(&body);
     let mut bytes = header.encode().to_vec();
     bytes.extend(body);

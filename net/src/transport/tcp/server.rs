@@ -21,7 +21,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use common::{
-    buf::{BufPool, SharedBuf},
+    buf::{BUF_ALIGN, BufPool, SharedBuf},
     env::Task,
     shutdown::{Shutdown, ShutdownSignal},
     sync::Mutex,
@@ -46,15 +46,19 @@ use super::{
 };
 use crate::{
     buf::RemoteBuf,
+    config::NetConfig,
     endpoint::{ServeError, Server},
     frame::{self, BulkTable, FLAG_FAILED, FrameError, GOODBYE_BYTES_MAX, Header, Hello, Kind},
     metrics,
     rpc::server::Dispatch,
-    transport::{Arrived, BulkAccess, ReplyTo, unreachable},
+    transport::{Arrived, BulkAccess, ReplyTo, check_reply, unreachable},
 };
 
 /// Payload memory is counted in units of this many bytes.
 const PAYLOAD_UNIT: u64 = 1024;
+
+/// Requests up to this size need no payload memory.
+const SMALL_REQUEST: u64 = 64 << 10;
 
 /// The pause after a failed accept (out of descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -92,8 +96,10 @@ pub(crate) async fn listen(
         next_connection: AtomicU64::new(0),
         context: context.clone(),
     });
-    let killed = kill.signal();
+    let keep = kill.clone();
     let task = context.env.spawn("tcp-server", async move {
+        // The signal fires when its last sender is gone, and a `Server` may be dropped.
+        let killed = keep.signal();
         accept_until(&server, listener, shutdown, killed.clone()).await;
         server.stop(killed).await;
     });
@@ -175,7 +181,7 @@ impl TcpServer {
     }
 
     /// A connection from handshake to end.
-    async fn run(&self, id: u64, stream: TcpStream, peer: Arc<str>) {
+    async fn run(self: &Arc<Self>, id: u64, stream: TcpStream, peer: Arc<str>) {
         let (read_half, mut write_half) = stream.into_split();
         let mut reader = FrameReader::new(&self.context, read_half);
         let ms = self.context.config.handshake_ms_max;
@@ -199,18 +205,26 @@ impl TcpServer {
             link,
             outstanding: Arc::new(Semaphore::new(outstanding)),
         });
-        let writing = peer.clone();
+        let (server, writing) = (self.clone(), peer.clone());
         let (env, stall) = (self.context.env.clone(), self.context.config.stall());
         peer.link
             .adopt(self.context.env.spawn("tcp-server-writer", async move {
                 let reason = link::write_frames(&env, write_half, frames, stall).await;
                 writing.link.close(&reason);
+                server.end_reader(id);
             }));
         if let Some(entry) = self.connections.lock().get_mut(&id) {
             entry.peer = Some(peer.clone());
         }
         let reason = self.read_requests(&peer, &mut reader).await;
         peer.link.close(&reason);
+    }
+
+    /// Ends the task that reads a connection.
+    fn end_reader(&self, id: u64) {
+        if let Some(entry) = self.connections.lock().get(&id) {
+            entry.task.abort();
+        }
     }
 
     /// Hears a Hello and answers with the version to use.
@@ -274,27 +288,35 @@ impl TcpServer {
         let arrived = self.context.env.now();
         let deadline = arrived + Duration::from_millis(header.deadline_ms.into());
         let outstanding = peer.outstanding.clone().acquire_owned().await;
-        let outstanding = outstanding.map_err(|_| CloseReason::Local)?;
-        let bytes = reader.bytes(header.body_and_table_length()).await?;
-        let (body, table) = BulkTable::split(&header, bytes)?;
         let reply_to = Box::new(TcpReply {
             peer: peer.clone(),
+            config: self.context.config.clone(),
             request_id: header.request_id,
+            _outstanding: outstanding.map_err(|_| CloseReason::Local)?,
         });
-        let Some(room) = self.admit(header.payload_length).await else {
-            reader.skip(header.payload_length).await?;
+        let Some(room) = self.admit(&header).await else {
+            let body_and_table = header.body_and_table_length() as u64;
+            reader.skip(body_and_table + header.payload_length).await?;
             let message = "too much payload is under way in this server";
-            reply_to
-                .send(Err(Status::new(StatusCode::Overloaded, message)))
-                .await;
+            let status = Status::new(StatusCode::Overloaded, message);
+            reply_to.send(Err(status)).await;
             return Ok(());
         };
+        let bytes = reader.bytes(header.body_and_table_length()).await?;
+        let (body, table) = BulkTable::split(&header, bytes)?;
         let mut sources = Vec::with_capacity(table.sources.len());
         for source in table.sources {
             let mut buf = self.buffers.allocate(source.length() as usize);
             reader.fill(&mut buf).await?;
             sources.push(buf.freeze());
         }
+        let bulk = TcpBulk {
+            peer: peer.clone(),
+            config: self.context.config.clone(),
+            request_id: header.request_id,
+            sources,
+            destinations: table.destinations,
+        };
         self.dispatch.accept(Arrived {
             service: header.service,
             method: header.method,
@@ -302,21 +324,20 @@ impl TcpServer {
             deadline,
             peer: peer.link.peer.clone(),
             body,
-            bulk: Box::new(TcpBulk {
-                peer: peer.clone(),
-                request_id: header.request_id,
-                sources,
-                destinations: table.destinations,
-            }),
+            bulk: Box::new(bulk),
             reply_to,
-            admission: Box::new((outstanding, room)),
+            admission: Box::new(room),
         });
         Ok(())
     }
 
-    /// Room for the payload of a request; `None` when there is none for too long.
-    async fn admit(&self, bytes: u64) -> Option<Option<OwnedSemaphorePermit>> {
-        if bytes == 0 {
+    /// Room for what a request brings along; `None` when there is none for too long. Small requests need none:
+    /// their number is bounded, and they must not wait behind payload.
+    async fn admit(&self, header: &Header) -> Option<Option<OwnedSemaphorePermit>> {
+        let buffers = u64::from(header.source_count) * BUF_ALIGN as u64;
+        let body_and_table = header.body_and_table_length() as u64;
+        let bytes = body_and_table + header.payload_length.max(buffers);
+        if bytes <= SMALL_REQUEST {
             return Some(None);
         }
         let max = u64::from(self.context.config.server_payload_bytes_max);
@@ -398,6 +419,7 @@ fn goodbye(reason: &str) -> (Header, Bytes) {
 
 struct TcpBulk {
     peer: Arc<Peer>,
+    config: Arc<NetConfig>,
     request_id: u64,
     sources: Vec<SharedBuf>,
     destinations: Vec<RemoteBuf>,
@@ -426,6 +448,10 @@ impl BulkAccess for TcpBulk {
         header.bulk_index = u16::try_from(index).unwrap_or(u16::MAX);
         header.bulk_offset = offset as u64;
         header.payload_length = data.len() as u64;
+        header.check(&self.config).map_err(|error| {
+            let message = format!("push to {}: {error}", self.peer.link.peer);
+            Status::new(StatusCode::InvalidArgument, message)
+        })?;
         let frame = OutFrame::new(&header, Bytes::new(), vec![data]);
         let sent = self.peer.link.send(frame).await;
         sent.map_err(|link::Closed(reason)| {
@@ -436,14 +462,17 @@ impl BulkAccess for TcpBulk {
 
 struct TcpReply {
     peer: Arc<Peer>,
+    config: Arc<NetConfig>,
     request_id: u64,
+    /// Given back when the reply is queued, so that a server which waits for all of them loses none.
+    _outstanding: OwnedSemaphorePermit,
 }
 
 impl TcpReply {
     async fn send(&self, result: Result<Vec<u8>, Status>) {
         let mut header = Header::new(Kind::Reply);
         header.request_id = self.request_id;
-        let body = result.unwrap_or_else(|status| {
+        let body = check_reply(&self.config, result).unwrap_or_else(|status| {
             header.flags = FLAG_FAILED;
             codec::encode_body(&status)
         });
