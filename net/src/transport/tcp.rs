@@ -123,3 +123,6 @@ fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS_MAX)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

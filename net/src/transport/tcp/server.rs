@@ -409,7 +409,7 @@ impl Drop for Open {
     }
 }
 
-fn goodbye(reason: &str) -> (Header, Bytes) {
+pub(super) fn goodbye(reason: &str) -> (Header, Bytes) {
     let body = Bytes::copy_from_slice(&reason.as_bytes()[..reason.len().min(GOODBYE_BYTES_MAX)]);
     let mut header = Header::new(Kind::Goodbye);
     header.body_length = u32::try_from(body.len()).unwrap_or(0);
