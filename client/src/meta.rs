@@ -143,7 +143,14 @@ fn pick(map: &RoutingInfo, choice: usize) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use types::{id::NodeId, node::Node};
+    use common::{buf::BufPool, shutdown::Shutdown, sync::Mutex};
+    use net::{MemNetwork, NetConfig, Router, Transports};
+    use types::{
+        id::NodeId,
+        node::Node,
+        rpc::meta::{StatFs, StatFsReply},
+        version::RoutingVersion,
+    };
 
     use super::*;
 
@@ -174,5 +181,50 @@ mod tests {
         assert_eq!(pick(&map, 0), Some("node-3"));
         assert_eq!(pick(&map, 1), Some("node-4"));
         assert_eq!(pick(&map, 2), Some("node-3"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_keeps_its_id_over_servers_and_retries() {
+        let env = Env::seeded(3);
+        let transports = Transports::with_mem(MemNetwork::new());
+        let endpoint = Endpoint::new(&env, transports, BufPool::new(0), NetConfig::default());
+        let (routing, shutdown) = (RoutingCache::detached(&env), Shutdown::new());
+        let callers = Arc::new(Mutex::new(Vec::new()));
+        let mut map = RoutingInfo {
+            version: RoutingVersion(1),
+            ..Default::default()
+        };
+        // Node 1 is dead; node 2 answers the third time.
+        for id in [1, 2] {
+            let (id, mut node) = node(id, NodeKind::Meta, NodeStatus::Alive);
+            node.addresses = vec![format!("mem://{id}")];
+            map.nodes.insert(id, node);
+        }
+        routing.offer(map);
+        let seen = callers.clone();
+        let router = Router::new().on::<StatFs, _, _>(move |(), incoming| {
+            let mut seen = seen.lock();
+            seen.push(incoming.caller.clone());
+            let busy = Status::new(StatusCode::TransactionConflict, "conflict");
+            std::future::ready(match seen.len() {
+                1 | 2 => Err(busy),
+                _ => Ok(StatFsReply::default()),
+            })
+        });
+        let served = endpoint.serve("mem://2", Arc::new(router), shutdown.signal());
+        drop(served.await.unwrap());
+        let client = MetaClient::new(&env, endpoint, routing, ClientId(9));
+        let identity = Identity {
+            uid: 5,
+            ..Identity::default()
+        };
+        for _ in 0..2 {
+            client.call::<StatFs>(&identity, &()).await.unwrap();
+        }
+        let callers = callers.lock();
+        assert_eq!(callers.len(), 4);
+        assert!(callers.iter().all(|caller| caller.identity == identity));
+        assert!(callers[..3].iter().all(|caller| caller == &callers[0]));
+        assert_ne!(callers[3].request, callers[0].request);
     }
 }

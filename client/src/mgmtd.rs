@@ -143,6 +143,12 @@ impl Shared {
     /// Draws conclusions from a failure at `address`; true when it named another leader.
     fn learn(&self, address: &str, status: &Status) -> bool {
         let mut choice = self.choice.lock();
+        let count = self.addresses.len().max(1);
+        let turn = self.addresses.get(choice.turn % count);
+        if turn.is_some_and(|member| member == address) {
+            // Always the next one, so that a member which names a dead leader is not asked for ever.
+            choice.turn = choice.turn.wrapping_add(1);
+        }
         if let Detail::Leader(leader) = &status.detail
             && leader != address
         {
@@ -150,18 +156,8 @@ impl Shared {
             return true;
         }
         // Another caller may have found the leader meanwhile: only what was asked is dropped.
-        if choice
-            .leader
-            .as_deref()
-            .is_some_and(|leader| leader != address)
-        {
-            return false;
-        }
-        choice.leader = None;
-        let count = self.addresses.len().max(1);
-        let turn = self.addresses.get(choice.turn % count);
-        if turn.is_some_and(|member| member == address) {
-            choice.turn = choice.turn.wrapping_add(1);
+        if choice.leader.as_deref() == Some(address) {
+            choice.leader = None;
         }
         false
     }
@@ -178,4 +174,126 @@ fn is_for_another_member(code: StatusCode) -> bool {
             | StatusCode::NotReady
             | StatusCode::NoQuorum
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use common::{buf::BufPool, shutdown::Shutdown};
+    use net::{MemNetwork, NetConfig, Router, Transports};
+    use types::rpc::mgmtd::{GetSpace, SpaceReply};
+
+    use super::*;
+
+    /// What each manager answers, and how often it was asked.
+    type Group = Arc<Mutex<BTreeMap<u32, (Result<u64, Status>, u32)>>>;
+
+    struct Fixture {
+        env: Env,
+        group: Group,
+        client: MgmtdClient,
+        _shutdown: Shutdown,
+    }
+
+    async fn fixture(listening: &[u32]) -> Fixture {
+        let env = Env::seeded(2);
+        let transports = Transports::with_mem(MemNetwork::new());
+        let endpoint = Endpoint::new(&env, transports, BufPool::new(0), NetConfig::default());
+        let (group, shutdown) = (Group::default(), Shutdown::new());
+        for &id in listening {
+            let member = group.clone();
+            let router = Router::new().on::<GetSpace, _, _>(move |(), _| {
+                let mut group = member.lock();
+                let (answer, asked) = group.get_mut(&id).unwrap();
+                *asked += 1;
+                std::future::ready(answer.clone().map(|capacity_bytes| SpaceReply {
+                    capacity_bytes,
+                    ..SpaceReply::default()
+                }))
+            });
+            let name = format!("mem://m{id}");
+            let served = endpoint.serve(&name, Arc::new(router), shutdown.signal());
+            drop(served.await.unwrap());
+        }
+        let addresses = (1..=3).map(|id| format!("mem://m{id}")).collect();
+        let client = MgmtdClient::new(&env, endpoint, addresses, ClientId(1));
+        Fixture {
+            env,
+            group,
+            client,
+            _shutdown: shutdown,
+        }
+    }
+
+    impl Fixture {
+        fn answer(&self, id: u32, answer: Result<u64, Status>) {
+            self.group.lock().insert(id, (answer, 0));
+        }
+
+        fn not_leader(&self, id: u32, leader: Option<u32>) {
+            let status = Status::new(StatusCode::NotLeader, "not the leader");
+            let status = match leader {
+                Some(leader) => status.with_detail(Detail::Leader(format!("mem://m{leader}"))),
+                None => status,
+            };
+            self.answer(id, Err(status));
+        }
+
+        async fn ask(&self) -> Result<u64, Status> {
+            let deadline = self.env.now() + Duration::from_secs(20);
+            let reply = self.client.call::<GetSpace>(&(), deadline).await;
+            reply.map(|space| space.capacity_bytes)
+        }
+
+        fn asked(&self) -> Vec<u32> {
+            self.group
+                .lock()
+                .values()
+                .map(|(_, asked)| *asked)
+                .collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_leader_that_is_named_is_asked_and_kept() {
+        let fixture = fixture(&[1, 2, 3]).await;
+        fixture.not_leader(1, Some(3));
+        fixture.not_leader(2, Some(3));
+        fixture.answer(3, Ok(7));
+        for _ in 0..4 {
+            assert_eq!(fixture.ask().await, Ok(7));
+        }
+        assert_eq!(fixture.asked(), [1, 0, 4]);
+        fixture.not_leader(3, None);
+        fixture.answer(2, Ok(8));
+        assert_eq!(fixture.ask().await, Ok(8));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_member_is_passed_over() {
+        let fixture = fixture(&[3]).await;
+        fixture.answer(3, Ok(1));
+        assert_eq!(fixture.ask().await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_leaders_refusal_is_the_answer() {
+        let fixture = fixture(&[1, 2, 3]).await;
+        let refusal = Status::new(StatusCode::Conflict, "too few nodes");
+        for id in 1..=3 {
+            fixture.answer(id, Err(refusal.clone()));
+        }
+        assert_eq!(fixture.ask().await, Err(refusal));
+        assert_eq!(fixture.asked().iter().sum::<u32>(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_there_is_said_at_the_deadline() {
+        let fixture = fixture(&[]).await;
+        let started = fixture.env.now();
+        let status = fixture.ask().await.unwrap_err();
+        assert_eq!(status.code, StatusCode::Unreachable);
+        assert!(fixture.env.now() - started <= Duration::from_secs(20));
+    }
 }

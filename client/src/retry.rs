@@ -64,6 +64,8 @@ pub(crate) struct Retries<'a> {
     started: Instant,
     deadline: Instant,
     backoff: Backoff,
+    /// The last failure that says more than that the time was over.
+    cause: Option<Status>,
     warned: bool,
 }
 
@@ -81,6 +83,7 @@ impl<'a> Retries<'a> {
             started: env.now(),
             deadline,
             backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
+            cause: None,
             warned: false,
         }
     }
@@ -108,6 +111,9 @@ impl<'a> Retries<'a> {
         }
         metrics::retried(self.operation, status.code);
         self.log(&status);
+        if status.code != StatusCode::DeadlineExceeded {
+            self.cause = Some(status.clone());
+        }
         let pause = self.backoff.next_delay(self.env);
         let earliest = self.env.now() + pause;
         match next {
@@ -128,8 +134,12 @@ impl<'a> Retries<'a> {
     }
 
     /// The final status of an operation whose time is over.
-    fn expired(&self, last: Status) -> Status {
+    fn expired(&mut self, last: Status) -> Status {
         let waited = self.env.now().saturating_duration_since(self.started);
+        let last = match self.cause.take() {
+            Some(cause) if last.code == StatusCode::DeadlineExceeded => cause,
+            _ => last,
+        };
         let message = format!(
             "{} gave up after {:.1} s: {}",
             self.operation,
