@@ -83,6 +83,17 @@ struct View {
     version: CommitVersion,
 }
 
+/// How the store is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbeddedStatus {
+    /// The last commit.
+    pub committed: CommitVersion,
+    /// The last commit that is on stable storage.
+    pub synced: CommitVersion,
+    /// Why the store has stopped, if it has.
+    pub failure: Option<String>,
+}
+
 impl EmbeddedKv {
     /// Opens the store in `dir`, making it when it is missing or empty. Must be called inside a runtime.
     /// After `shutdown` every commit is synced at once; the store works on until it is closed or dropped.
@@ -101,6 +112,16 @@ impl EmbeddedKv {
         let syncer = env.spawn("kv-sync", syncer::run(shared.clone(), shutdown));
         let ends = Mutex::new(Some(Ends { committer, syncer }));
         Ok(Arc::new(Self { shared, ends }))
+    }
+
+    /// How the store is doing.
+    pub fn status(&self) -> EmbeddedStatus {
+        let (committed, synced) = self.shared.sync.versions();
+        EmbeddedStatus {
+            committed,
+            synced,
+            failure: self.shared.failure.reason(),
+        }
     }
 
     /// Ends the store: waits for the commits under way, syncs, and frees the directory as soon as the last

@@ -44,10 +44,6 @@ type Versions = Vec<(CommitVersion, Option<Bytes>)>;
 
 impl MemKv {
     /// An empty store.
-    #[expect(
-        clippy::new_ret_no_self,
-        reason = "stores are shared: each of them opens as an Arc"
-    )]
     pub fn new() -> Arc<Self> {
         let state = State {
             keys: BTreeMap::new(),
@@ -200,7 +196,10 @@ impl State {
     /// Drops the versions that nobody may read any more.
     fn drop_old(&mut self) {
         let oldest = self.resolver.oldest();
-        while let Some((_version, key)) = self.log.pop_front_if(|(v, _key)| *v <= oldest) {
+        while let Some((written, _key)) = self.log.front()
+            && *written <= oldest
+            && let Some((_version, key)) = self.log.pop_front()
+        {
             let Some(versions) = self.keys.get_mut(&key) else {
                 continue;
             };

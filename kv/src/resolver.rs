@@ -132,7 +132,10 @@ impl Resolver {
 
     fn forget_up_to(&mut self, version: CommitVersion) {
         self.oldest = self.oldest.max(version);
-        while let Some((_version, key)) = self.point_log.pop_front_if(|(v, _key)| *v <= version) {
+        while let Some((written, _key)) = self.point_log.front()
+            && *written <= version
+            && let Some((_version, key)) = self.point_log.pop_front()
+        {
             if self.points.get(&key).is_some_and(|last| *last <= version) {
                 self.points.remove(&key);
             }

@@ -128,17 +128,15 @@ impl WriteBuffer {
             Own::Value(value) => Some(value),
             Own::Atomic(_) | Own::Nothing => None,
         };
-        let entry = self.points.entry(Bytes::copy_from_slice(key));
-        match known {
-            Some(value) => {
-                entry.insert_entry(Pending::Set(op.apply(value.as_deref())));
-            }
-            None => {
-                let pending = entry.or_insert_with(|| Pending::Atomic(Vec::new()));
-                if let Pending::Atomic(ops) = pending {
-                    ops.push(op);
-                }
-            }
+        let key = Bytes::copy_from_slice(key);
+        if let Some(value) = known {
+            let pending = Pending::Set(op.apply(value.as_deref()));
+            self.points.insert(key, pending);
+            return;
+        }
+        let unknown = || Pending::Atomic(Vec::new());
+        if let Pending::Atomic(ops) = self.points.entry(key).or_insert_with(unknown) {
+            ops.push(op);
         }
     }
 

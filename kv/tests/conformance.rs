@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use common::{env::Env, shutdown::Shutdown};
+use common::env::Env;
 use kv::{
     Kv, conformance,
     conformance::HistoryOptions,
-    embedded::{EmbeddedConfig, EmbeddedKv, SyncPolicy},
+    embedded::{EmbeddedConfig, SyncPolicy},
     faulty::FaultyKv,
     mem::MemKv,
 };
+
+use crate::support;
 
 #[tokio::test]
 async fn the_store_in_memory_conforms() {
@@ -43,14 +45,14 @@ async fn unknown_results_keep_the_history_serializable() {
 }
 
 async fn embedded(sync: SyncPolicy) {
-    let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+    let dir = tempfile::tempdir().unwrap();
     let config = EmbeddedConfig {
         sync,
         ..EmbeddedConfig::default()
     };
-    let store = EmbeddedKv::open(&env, dir.path(), config, Shutdown::new().signal()).unwrap();
+    let store = support::open_with(dir.path(), config).unwrap();
     let kv: Arc<dyn Kv> = store.clone();
-    conformance::run_all(&env, &kv).await;
+    conformance::run_all(&Env::real(), &kv).await;
     store.close().await.unwrap();
 }
 

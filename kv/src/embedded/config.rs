@@ -23,8 +23,8 @@ pub struct EmbeddedConfig {
     pub cache_bytes: u64,
     /// Threads that write memory out and merge files.
     pub worker_threads: usize,
-    /// Commits are refused when less than this is free on the device, or less than 2 % of it if that is
-    /// smaller. Transactions that remove something may go down to a quarter of it.
+    /// Commits are refused when less than this is free on the device; 0 means 2 % of the device, but at
+    /// most 256 MiB. Transactions that remove something may go down to a quarter of it.
     pub space_reserve_bytes: u64,
 }
 
@@ -34,7 +34,7 @@ impl Default for EmbeddedConfig {
             sync: SyncPolicy::Interval(10),
             cache_bytes: 16 << 20,
             worker_threads: 1,
-            space_reserve_bytes: 256 << 20,
+            space_reserve_bytes: 0,
         }
     }
 }
@@ -53,7 +53,7 @@ impl EmbeddedConfig {
         ),
         (
             "space_reserve_bytes",
-            "free space below which commits are refused (at most 2 % of the device)",
+            "free space below which commits are refused; 0 = 2 % of the device, at most 256 MiB",
         ),
     ];
 }

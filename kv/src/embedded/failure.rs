@@ -16,12 +16,14 @@ impl Failure {
         }
     }
 
+    pub(super) fn reason(&self) -> Option<String> {
+        self.0.get().cloned()
+    }
+
     pub(super) fn check(&self) -> Result<(), KvError> {
-        match self.0.get() {
+        match self.reason() {
             None => Ok(()),
-            Some(reason) => Err(KvError::Poisoned {
-                reason: reason.clone(),
-            }),
+            Some(reason) => Err(KvError::Poisoned { reason }),
         }
     }
 }

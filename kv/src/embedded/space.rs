@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use crate::write_buffer::WriteBuffer;
 
-/// The reserve is at most this part of the device: one in fifty.
+/// By default the reserve is this part of the device, one in fifty,
 const DEVICE_PARTS: u64 = 50;
+/// but at most this: memory tables and merges of files fit in.
+const RESERVE_BYTES_MAX: u64 = 256 << 20;
 /// Transactions that remove something, the only way out of a full device, may use all but a quarter.
 const REMOVAL_PARTS: u64 = 4;
 
 pub(super) struct Space {
     dir: PathBuf,
+    /// 0 = by default.
     reserve_bytes: u64,
 }
 
@@ -34,9 +37,7 @@ impl Space {
         match rustix::fs::statvfs(&self.dir) {
             Ok(status) => Room {
                 free_bytes: status.f_bavail.saturating_mul(status.f_frsize),
-                reserve_bytes: self
-                    .reserve_bytes
-                    .min(status.f_blocks.saturating_mul(status.f_frsize) / DEVICE_PARTS),
+                reserve_bytes: self.reserve(status.f_blocks.saturating_mul(status.f_frsize)),
             },
             Err(error) => {
                 // Not knowing is no reason to stop; the write itself will tell.
@@ -46,6 +47,13 @@ impl Space {
                     reserve_bytes: 0,
                 }
             }
+        }
+    }
+
+    fn reserve(&self, device_bytes: u64) -> u64 {
+        match self.reserve_bytes {
+            0 => RESERVE_BYTES_MAX.min(device_bytes / DEVICE_PARTS),
+            bytes => bytes,
         }
     }
 }
@@ -82,10 +90,12 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_is_a_small_part_of_the_device() {
+    fn the_default_reserve_is_a_small_part_of_the_device() {
         let dir = tempfile::tempdir().unwrap();
-        let room = Space::new(dir.path(), u64::MAX).room();
-        assert!(room.free_bytes > 0 && room.reserve_bytes < u64::MAX / DEVICE_PARTS);
-        assert_eq!(Space::new(dir.path(), 7).room().reserve_bytes, 7);
+        let space = Space::new(dir.path(), 0);
+        assert!(space.room().free_bytes > 0);
+        assert_eq!(space.reserve(50 << 20), 1 << 20);
+        assert_eq!(space.reserve(u64::MAX), RESERVE_BYTES_MAX);
+        assert_eq!(Space::new(dir.path(), 7).reserve(50 << 20), 7);
     }
 }

@@ -55,6 +55,13 @@ impl SyncState {
         }
     }
 
+    /// The last commit, and the last one that is synced.
+    pub(super) fn versions(&self) -> (CommitVersion, CommitVersion) {
+        let synced = *self.synced.borrow();
+        let committed = self.committed.load(SeqCst);
+        (CommitVersion(committed), CommitVersion(synced))
+    }
+
     /// Waits until everything committed before the call is synced.
     pub(super) async fn wait(&self, failure: &Failure) -> Result<(), KvError> {
         let target = self.committed.load(SeqCst);
