@@ -1,0 +1,10 @@
+//! Real clusters of real processes. Each test states what a user may rely on.
+
+mod build;
+mod copy;
+mod crash;
+mod databases;
+mod idle;
+mod large_file;
+mod lifecycle;
+mod servers;

@@ -1,0 +1,6 @@
+//! The house rules that a program can check.
+
+mod dependencies;
+mod documents;
+mod files;
+mod sources;
