@@ -29,11 +29,11 @@ pub struct NetConfig {
     pub bulk_threshold_bytes: u32,
     /// Bulk connections to one peer; 0 puts everything on one connection.
     pub bulk_connections: u8,
-    /// How long a peer may take to be connected.
+    /// How long a peer may take to be connected, and again to say Hello.
     pub connect_ms_max: u64,
     /// The longest pause between attempts to connect to a dead peer; calls in a pause fail at once.
     pub reconnect_ms_max: u64,
-    /// How long a peer may take to say Hello.
+    /// How long a client may take to say Hello to a server.
     pub handshake_ms_max: u64,
     /// How long a peer may read or send nothing in the middle of a frame.
     pub stall_ms_max: u64,
@@ -103,12 +103,18 @@ impl Config for NetConfig {
                 "bulk_connections",
                 "bulk connections to one peer; 0 puts everything on one connection",
             ),
-            ("connect_ms_max", "how long a peer may take to be connected"),
+            (
+                "connect_ms_max",
+                "how long a peer may take to be connected, and again to say Hello",
+            ),
             (
                 "reconnect_ms_max",
                 "longest pause between attempts to connect to a dead peer",
             ),
-            ("handshake_ms_max", "how long a peer may take to say Hello"),
+            (
+                "handshake_ms_max",
+                "how long a client may take to say Hello to a server",
+            ),
             (
                 "stall_ms_max",
                 "how long a peer may read or send nothing in the middle of a frame",

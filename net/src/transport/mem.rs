@@ -41,6 +41,8 @@ impl fmt::Debug for MemNetwork {
 struct Listener {
     dispatch: Dispatch,
     outstanding: Arc<Semaphore>,
+    /// Takes no new calls.
+    stopping: Shutdown,
     closed: Shutdown,
 }
 
@@ -63,6 +65,7 @@ impl MemNetwork {
             env: env.clone(),
             config: config.clone(),
             name: name.to_owned(),
+            stopping: listener.stopping.signal(),
             closed: listener.closed.signal(),
             listener,
         }))
@@ -80,6 +83,7 @@ impl MemNetwork {
         let listener = Arc::new(Listener {
             dispatch,
             outstanding: Arc::new(Semaphore::new(config.outstanding_max as usize)),
+            stopping: Shutdown::new(),
             closed: Shutdown::new(),
         });
         {
@@ -101,6 +105,7 @@ impl MemNetwork {
                 () = shutdown.wait() => {}
                 () = killed.wait() => {}
             }
+            listener.stopping.trigger();
             names.lock().remove(&name);
             let drained = timer.timeout(
                 std::time::Duration::from_millis(drain),
@@ -121,6 +126,7 @@ struct MemConnection {
     config: Arc<NetConfig>,
     name: String,
     listener: Arc<Listener>,
+    stopping: ShutdownSignal,
     closed: ShutdownSignal,
 }
 
@@ -196,7 +202,7 @@ impl Connection for MemConnection {
     }
 
     fn is_open(&self) -> bool {
-        !self.closed.is_triggered()
+        !self.stopping.is_triggered()
     }
 }
 

@@ -32,9 +32,6 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How many questions stay unanswered before the connection breaks.
 const KEEPALIVE_COUNT: u32 = 5;
-/// Sent bytes may stay unacknowledged by the peer's kernel for this long.
-const UNACKNOWLEDGED_MS_MAX: u32 = 10_000;
-
 /// What every part of the transport needs.
 #[derive(Clone)]
 pub(crate) struct TcpContext {
@@ -113,14 +110,17 @@ fn record_close(env: &Env, peer: &str, reason: &CloseReason) {
 }
 
 /// Small frames leave at once; dead machines are found out.
-fn prepare_socket(stream: &TcpStream) -> io::Result<()> {
+fn prepare_socket(context: &TcpContext, stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
-    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS_MAX)?;
+    // A peer that takes nothing for now (its server is at a bound) counts as silent here as well, so this must not
+    // be shorter than what is granted to it.
+    let stall = u32::try_from(context.config.stall_ms_max).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(stream, stall)?;
     Ok(())
 }
 

@@ -70,15 +70,14 @@ pub(crate) async fn connect(
         };
         Status::new(code, format!("{host}: {reason}"))
     };
-    prepare_socket(&stream).map_err(|error| failed(error.into()))?;
+    prepare_socket(&context, &stream).map_err(|error| failed(error.into()))?;
     let (read_half, mut write_half) = stream.into_split();
     let mut reader = FrameReader::new(&context, read_half);
-    let handshake = Duration::from_millis(context.config.handshake_ms_max);
     let greeting = greet(&mut reader, &mut write_half, lane);
-    let hello = match context.env.timeout(handshake, greeting).await {
+    let hello = match context.env.timeout(limit, greeting).await {
         Ok(hello) => hello.map_err(failed)?,
         Err(_) => {
-            let ms = context.config.handshake_ms_max;
+            let ms = context.config.connect_ms_max;
             return Err(failed(CloseReason::Handshake { ms }));
         }
     };
@@ -86,7 +85,7 @@ pub(crate) async fn connect(
     let (link, frames) = Link::new(&context, host.into());
     let shared = Arc::new(Shared {
         link,
-        calls: Mutex::new(Some(BTreeMap::new())),
+        table: Mutex::new(Some(Table::default())),
         retired: AtomicBool::new(false),
     });
     let (reading, writing) = (shared.clone(), shared.clone());
@@ -184,24 +183,33 @@ impl Call {
     }
 }
 
+/// The calls under way.
+#[derive(Default)]
+struct Table {
+    /// By request id.
+    calls: BTreeMap<u64, Call>,
+    /// Since when nothing was heard although something was asked.
+    unanswered_since: Option<Instant>,
+}
+
 struct Shared {
     link: Link,
-    /// By request id; `None` once the connection is closed.
-    calls: Mutex<Option<BTreeMap<u64, Call>>>,
-    /// The server said Goodbye: calls under way go on, new ones go elsewhere.
+    /// `None` once the connection is closed.
+    table: Mutex<Option<Table>>,
+    /// The server said Goodbye, or does not answer: calls under way go on, new ones get a new connection.
     retired: AtomicBool,
 }
 
 impl Shared {
     fn take(&self, id: u64) -> Option<Call> {
-        self.calls.lock().as_mut()?.remove(&id)
+        self.table.lock().as_mut()?.calls.remove(&id)
     }
 
     /// Ends the connection and every call on it.
     fn close(&self, reason: &CloseReason) {
         self.link.close(reason);
-        let calls = self.calls.lock().take().unwrap_or_default();
-        for (_, call) in calls {
+        let table = self.table.lock().take().unwrap_or_default();
+        for (_, call) in table.calls {
             let (destinations, done) = call.into_parts();
             let result = Err(self.broken());
             // The caller gave up in the meantime: nobody is told.
@@ -221,11 +229,12 @@ impl Shared {
 
     /// Takes a destination out of the table to read a push into it; `None` when nobody waits for it any more.
     fn lend(&self, header: &Header) -> Result<Option<RegisteredBuf>, FrameError> {
-        let mut calls = self.calls.lock();
-        let Some(call) = calls
-            .as_mut()
-            .and_then(|calls| calls.get_mut(&header.request_id))
-        else {
+        let mut table = self.table.lock();
+        let Some(table) = table.as_mut() else {
+            return Ok(None);
+        };
+        table.unanswered_since = None;
+        let Some(call) = table.calls.get_mut(&header.request_id) else {
             return Ok(None);
         };
         let Some(destination) = call.destinations.get_mut(usize::from(header.bulk_index)) else {
@@ -242,10 +251,10 @@ impl Shared {
 
     /// Puts a destination back.
     fn give_back(&self, header: &Header, buf: RegisteredBuf) {
-        let mut calls = self.calls.lock();
-        let call = calls
+        let mut table = self.table.lock();
+        let call = table
             .as_mut()
-            .and_then(|calls| calls.get_mut(&header.request_id));
+            .and_then(|table| table.calls.get_mut(&header.request_id));
         if let Some(call) = call
             && let Some(destination) = call.destinations.get_mut(usize::from(header.bulk_index))
         {
@@ -254,7 +263,15 @@ impl Shared {
     }
 
     fn complete(&self, header: &Header, body: Bytes) {
-        let Some(call) = self.take(header.request_id) else {
+        let call = {
+            let mut table = self.table.lock();
+            let Some(table) = table.as_mut() else {
+                return;
+            };
+            table.unanswered_since = None;
+            table.calls.remove(&header.request_id)
+        };
+        let Some(call) = call else {
             return;
         };
         let result = if header.flags & FLAG_FAILED == 0 {
@@ -364,7 +381,8 @@ impl Connection for TcpConnection {
             return self.late(destinations);
         };
         let id = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let frame = match request_frame(&self.config, id, request, &destinations, self.env.now()) {
+        let now = self.env.now();
+        let frame = match request_frame(&self.config, id, request, &destinations, now) {
             Ok(frame) => frame,
             Err(error) => {
                 let message = format!("request to {}: {error}", self.shared.link.peer);
@@ -374,7 +392,7 @@ impl Connection for TcpConnection {
                 };
             }
         };
-        let receiver = match self.register(id, destinations) {
+        let receiver = match self.register(id, destinations, now) {
             Ok(receiver) => receiver,
             Err(destinations) => {
                 return RawReply {
@@ -402,6 +420,7 @@ impl Connection for TcpConnection {
             },
             Err(_) => {
                 let call = self.shared.take(id);
+                self.doubt();
                 self.late(call.map(|call| call.into_parts().0).unwrap_or_default())
             }
         }
@@ -421,14 +440,26 @@ impl TcpConnection {
         }
     }
 
+    /// After a missed deadline: when the peer has been silent for too long, its machine may be gone, which the
+    /// kernel takes a while to tell. The next call gets a new connection, which either works or fails at once.
+    fn doubt(&self) {
+        let longest = Duration::from_millis(self.config.connect_ms_max);
+        let table = self.shared.table.lock();
+        let since = table.as_ref().and_then(|table| table.unanswered_since);
+        if since.is_some_and(|since| self.env.now().saturating_duration_since(since) >= longest) {
+            self.shared.retired.store(true, Ordering::Release);
+        }
+    }
+
     /// Enters a call into the table; gives the buffers back when the connection is closed.
     fn register(
         &self,
         id: u64,
         destinations: Vec<RegisteredBuf>,
+        now: Instant,
     ) -> Result<oneshot::Receiver<RawReply>, Vec<RegisteredBuf>> {
-        let mut calls = self.shared.calls.lock();
-        let Some(calls) = calls.as_mut() else {
+        let mut table = self.shared.table.lock();
+        let Some(table) = table.as_mut() else {
             return Err(destinations);
         };
         let (done, receiver) = oneshot::channel();
@@ -437,7 +468,8 @@ impl TcpConnection {
             buf: Some(buf),
         });
         let destinations = destinations.collect();
-        calls.insert(id, Call { destinations, done });
+        table.calls.insert(id, Call { destinations, done });
+        table.unanswered_since.get_or_insert(now);
         Ok(receiver)
     }
 }

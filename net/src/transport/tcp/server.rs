@@ -233,7 +233,7 @@ impl TcpServer {
         reader: &mut FrameReader,
         socket: &mut OwnedWriteHalf,
     ) -> Result<Hello, CloseReason> {
-        prepare_socket(socket.as_ref())?;
+        prepare_socket(&self.context, socket.as_ref())?;
         let header = reader.header().await?;
         if header.kind != Kind::Hello {
             let what = "the first frame is no Hello";

@@ -1,5 +1,7 @@
 //! What only tcp can get wrong: bytes that are no frames, peers that stall, versions, limits of a server.
 
+mod limits;
+
 use std::net::SocketAddr;
 
 use common::{env::Instant, shutdown::Shutdown};
@@ -164,7 +166,7 @@ fn malformed() -> Vec<(&'static str, bool, Vec<u8>)> {
     let mut unannounced = Header::new(Kind::Request);
     unannounced.payload_length = 5;
     let noise: Vec<u8> = (0..500_u32)
-        .map(|i| (i * i * 31 >> 3).to_le_bytes()[0])
+        .map(|i| ((i * i * 31) >> 3).to_le_bytes()[0])
         .collect();
     let http =
         b"GET /metrics HTTP/1.1\r\nHost: example\r\nUser-Agent: a browser of some length\r\n\r\n";
@@ -300,40 +302,6 @@ async fn a_peer_that_stalls_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_stops_reading_is_closed() {
-    let config = NetConfig {
-        stall_ms_max: 200,
-        drain_ms_max: 100,
-        ..NetConfig::default()
-    };
-    let fixture = Fixture::new(config);
-    let (server, address) = fixture.serve("127.0.0.1:0").await;
-    let mut stream = TcpStream::connect(&address).await.unwrap();
-    stream.write_all(&hello(Lane::Bulk)).await.unwrap();
-    // Asks for 16 times 16 MiB and takes none of it.
-    for request_id in 0..16 {
-        let mut request = Header::new(Kind::Request);
-        (request.service, request.method) = (Service::Test as u16, Produce::METHOD);
-        (request.method_version, request.deadline_ms) = (1, 10_000);
-        (request.request_id, request.destination_count) = (request_id, 1);
-        let caller = types::codec::encode_body(&caller());
-        request.body_length = u32::try_from(caller.len()).unwrap();
-        let table = crate::RemoteBuf::new(0, 16 << 20).encode();
-        let bytes = [&caller[..], &table].concat();
-        request.body_checksum = frame::body_checksum(&bytes);
-        stream
-            .write_all(&[&request.encode(), &bytes[..]].concat())
-            .await
-            .unwrap();
-    }
-    fixture.env.sleep(Duration::from_millis(600)).await;
-    fixture.is_closed(&mut stream, Duration::from_secs(5)).await;
-    let client = fixture.endpoint();
-    assert!(fixture.is_serving(&client, &address).await);
-    server.kill().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_without_a_common_version_part_with_a_reason() {
     let fixture = Fixture::new(NetConfig::default());
     let (_server, address) = fixture.serve("127.0.0.1:0").await;
@@ -413,7 +381,7 @@ async fn a_server_that_pushes_outside_is_not_believed() {
         header.request_id = 1;
         (header.bulk_index, header.bulk_offset) = (index, offset);
         header.payload_length = length;
-        [&header.encode()[..], &vec![1; 64]].concat()
+        [&header.encode()[..], &[1; 64]].concat()
     };
     for answer in [
         push(0, 90, 11),
@@ -434,112 +402,4 @@ async fn a_server_that_pushes_outside_is_not_believed() {
         assert_eq!(reply.result.unwrap_err().code, StatusCode::Unreachable);
         assert!(reply.destinations[0].iter().all(|byte| *byte == 0xee));
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn payload_beyond_the_servers_memory_is_overloaded_not_stuck() {
-    let config = NetConfig {
-        server_payload_bytes_max: 2 << 20,
-        admission_ms_max: 50,
-        ..NetConfig::default()
-    };
-    let fixture = Fixture::new(config);
-    let (_server, address) = fixture.serve("127.0.0.1:0").await;
-    let client = fixture.endpoint();
-    let payload = client.buffers().allocate_zeroed(1 << 20).freeze();
-    let calls = (0..6).map(|_| {
-        let bulk = Bulk::source(payload.clone());
-        fixture.length(&client, &address, 500, bulk)
-    });
-    let small = async {
-        fixture.env.sleep(Duration::from_millis(100)).await;
-        let started = fixture.env.now();
-        assert!(fixture.is_serving(&client, &address).await);
-        fixture.env.now() - started
-    };
-    let (answers, small_took) = futures::join!(futures::future::join_all(calls), small);
-    let overloaded = |answer: &&Result<u64, Status>| {
-        answer
-            .as_ref()
-            .is_err_and(|status| status.code == StatusCode::Overloaded)
-    };
-    let served = answers
-        .iter()
-        .filter(|answer| **answer == Ok(1 << 20))
-        .count();
-    let refused = answers.iter().filter(overloaded).count();
-    // One fits, not two: what stands around the payload counts as well.
-    assert_eq!(served + refused, 6, "{answers:?}");
-    assert!(
-        served >= 1 && refused >= 1,
-        "{served} served, {refused} refused"
-    );
-    assert!(small_took < Duration::from_millis(300), "{small_took:?}");
-    // What was refused is served once there is room again.
-    let again = fixture
-        .length(&client, &address, 0, Bulk::source(payload))
-        .await;
-    assert_eq!(again, Ok(1 << 20));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_above_the_bound_are_refused() {
-    let config = NetConfig {
-        connections_max: 2,
-        ..NetConfig::default()
-    };
-    let fixture = Fixture::new(config);
-    let (_server, address) = fixture.serve("127.0.0.1:0").await;
-    let first = TcpStream::connect(&address).await.unwrap();
-    let _second = TcpStream::connect(&address).await.unwrap();
-    let mut third = TcpStream::connect(&address).await.unwrap();
-    fixture.is_closed(&mut third, Duration::from_secs(2)).await;
-    drop(first);
-    fixture.env.sleep(Duration::from_millis(50)).await;
-    assert!(fixture.is_serving(&fixture.endpoint(), &address).await);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_and_both_families_are_reached() {
-    let fixture = Fixture::new(NetConfig::default());
-    let (_server, four) = fixture.serve("127.0.0.1:0").await;
-    let client = fixture.endpoint();
-    let port = four.rsplit(':').next().unwrap();
-    for address in [format!("tcp://{four}"), format!("localhost:{port}")] {
-        assert!(fixture.is_serving(&client, &address).await, "{address}");
-    }
-    if tokio::net::TcpListener::bind("[::1]:0").await.is_ok() {
-        let (_server, six) = fixture.serve("[::1]:0").await;
-        assert!(six.starts_with("[::1]:"), "{six}");
-        assert!(fixture.is_serving(&client, &six).await);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn small_calls_do_not_wait_behind_large_payload() {
-    let fixture = Fixture::new(NetConfig::default());
-    let (_server, address) = fixture.serve("127.0.0.1:0").await;
-    let client = fixture.endpoint();
-    let payload = client.buffers().allocate_zeroed(32 << 20).freeze();
-    let large = futures::future::join_all((0..6).map(|_| {
-        let bulk = Bulk::source(payload.clone());
-        fixture.length(&client, &address, 0, bulk)
-    }));
-    let mut answered = 0;
-    let small = async {
-        loop {
-            assert!(fixture.is_serving(&client, &address).await);
-            answered += 1;
-        }
-    };
-    let answers = tokio::select! {
-        answers = large => answers,
-        () = small => Vec::new(),
-    };
-    assert!(
-        answers.iter().all(|answer| *answer == Ok(32 << 20)),
-        "{answers:?}"
-    );
-    // On the same connection, not one would be answered before the large ones are.
-    assert!(answered > 10, "{answered} small calls meanwhile");
 }
