@@ -544,3 +544,17 @@ async fn offsets_beyond_the_longest_file_are_refused() {
     assert_eq!(result.unwrap_err().code, StatusCode::FileTooLarge);
     assert_eq!(buf.len(), 8);
 }
+
+/// Compiles only if everything a caller awaits can run on any thread.
+#[test]
+fn operations_can_be_spawned() {
+    fn check<F: Future + Send>(_: impl Fn(StorageClient, Layout, BufPool) -> F) {}
+    check(|client, layout, pool| async move {
+        let data = pool.copy_from(b"x").freeze();
+        client.write(INODE, &layout, 0, data).await.unwrap();
+        let (result, _) = client.read(INODE, &layout, 0, pool.allocate(1)).await;
+        result.unwrap();
+        client.last_chunk(INODE, &layout).await.unwrap();
+        client.remove_chunks(INODE, &layout, 0).await.unwrap();
+    });
+}

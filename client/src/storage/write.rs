@@ -67,9 +67,11 @@ impl StorageClient {
             })
             .collect();
         // Every part is seen to its end, also after one failed: a dropped update would have an unknown outcome.
-        let mut parts = stream::iter(jobs)
-            .map(|job| async move { shared.update(&job, deadline).await })
-            .buffer_unordered(PARTS_MAX);
+        let updates: Vec<_> = jobs
+            .iter()
+            .map(|job| shared.update(job, deadline))
+            .collect();
+        let mut parts = stream::iter(updates).buffer_unordered(PARTS_MAX);
         let mut result = Ok(());
         while let Some(part) = parts.next().await {
             result = result.and(part.map(|_done| ()));
