@@ -7,6 +7,7 @@
 //!    sequence numbers also when a background flush ends.
 //! 2. One task brings the journal onto stable storage, at most an interval after a commit or when
 //!    `sync` asks (`syncer`). All who wait share one fdatasync.
+//! 3. One task seals tables in memory when they have grown (`rotator`).
 //!
 //! A write or sync that fails stops the store for good (`failure`): what the disk then holds is only known
 //! after it is opened again. fjall does the same with itself, so there is no way on without a restart.
@@ -17,7 +18,9 @@ mod committer;
 mod config;
 mod engine;
 mod failure;
+mod journal;
 mod open;
+mod rotator;
 mod space;
 mod syncer;
 
@@ -33,7 +36,10 @@ use common::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use self::{committer::Job, engine::Engine, failure::Failure, space::Space, syncer::SyncState};
+use self::{
+    committer::Job, engine::Engine, failure::Failure, rotator::RotationState, space::Space,
+    syncer::SyncState,
+};
 pub use self::{
     config::{EmbeddedConfig, SyncPolicy},
     open::OpenError,
@@ -60,6 +66,7 @@ pub struct EmbeddedKv {
 struct Ends {
     committer: oneshot::Receiver<()>,
     syncer: Task<()>,
+    rotator: Task<()>,
 }
 
 struct Shared {
@@ -70,6 +77,7 @@ struct Shared {
     /// What new transactions read.
     view: Mutex<Arc<View>>,
     sync: SyncState,
+    rotation: RotationState,
     failure: Failure,
     space: Space,
     engine: Engine,
@@ -110,7 +118,12 @@ impl EmbeddedKv {
         let (done, committer) = oneshot::channel();
         committer::start(env, shared.clone(), jobs, done).map_err(OpenError::Thread)?;
         let syncer = env.spawn("kv-sync", syncer::run(shared.clone(), shutdown));
-        let ends = Mutex::new(Some(Ends { committer, syncer }));
+        let rotator = env.spawn("kv-rotate", rotator::run(shared.clone()));
+        let ends = Mutex::new(Some(Ends {
+            committer,
+            syncer,
+            rotator,
+        }));
         Ok(Arc::new(Self { shared, ends }))
     }
 
@@ -136,7 +149,9 @@ impl EmbeddedKv {
             // An error means that the thread is gone, which is what we wait for.
             let _gone = ends.committer.await.is_err();
             self.shared.sync.close();
+            self.shared.rotation.close();
             ends.syncer.join().await;
+            ends.rotator.join().await;
         }
         self.shared.failure.check()
     }
@@ -146,6 +161,7 @@ impl Drop for EmbeddedKv {
     fn drop(&mut self) {
         self.shared.jobs.lock().take();
         self.shared.sync.close();
+        self.shared.rotation.close();
     }
 }
 

@@ -7,10 +7,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound::{Excluded, Included},
+    sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
 use common::env::Instant;
 
 use crate::{error::KvError, key::KeyRange, limits, transaction::CommitVersion};
@@ -23,10 +23,10 @@ pub(crate) const ENTRIES_MAX: usize = 100_000;
 
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    /// The last version that wrote a key.
-    points: BTreeMap<Bytes, CommitVersion>,
+    /// The last version that wrote a key. Keys are copies, lest they hold the memory of a whole table.
+    points: BTreeMap<Arc<[u8]>, CommitVersion>,
     /// The same in order of versions; an entry that is no longer in `points` was overwritten.
-    point_log: VecDeque<(CommitVersion, Bytes)>,
+    point_log: VecDeque<(CommitVersion, Arc<[u8]>)>,
     /// Ranges written, in order of versions. Looked through from the back, down to the read version.
     ranges: VecDeque<(CommitVersion, KeyRange)>,
     /// Every write up to here is forgotten.
@@ -89,15 +89,16 @@ impl Resolver {
         let bounds = (Included(range.begin.as_ref()), Excluded(range.end.as_ref()));
         self.points
             .range::<[u8], _>(bounds)
-            .any(|(_key, version)| *version > read_version)
+            .any(|(_key, version)| version.0 > read_version.0 + 1)
     }
 
     /// Remembers what a commit wrote. Versions rise from call to call.
     pub(crate) fn record(&mut self, version: CommitVersion, writes: Vec<KeyRange>) {
         for range in writes {
             if range.is_single() {
-                self.points.insert(range.begin.clone(), version);
-                self.point_log.push_back((version, range.begin));
+                let key: Arc<[u8]> = range.begin.as_ref().into();
+                self.points.insert(key.clone(), version);
+                self.point_log.push_back((version, key));
             } else if !range.is_empty() {
                 self.ranges.push_back((version, range));
             }

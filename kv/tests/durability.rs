@@ -94,3 +94,36 @@ async fn shutdown_syncs_at_once_and_close_ends_the_store() {
     assert_eq!(support::set(&*kv, "c", "1").await, Err(kv::KvError::Closed));
     assert!(support::get(&*kv, "b").await.is_some(), "reads go on");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_memory_holds_is_written_out_and_read_back() {
+    const TRANSACTIONS: u32 = 600;
+    const KEYS_EACH: u32 = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let kv = support::open(dir.path());
+    let value = vec![b'v'; 1000];
+    let key = |transaction: u32, number: u32| format!("{transaction:05}/{number}").into_bytes();
+    for transaction in 0..TRANSACTIONS {
+        let mut txn = kv.begin();
+        for number in 0..KEYS_EACH {
+            txn.set(&key(transaction, number), &value);
+        }
+        txn.commit().await.unwrap();
+    }
+    let tables = dir.path().join("engine/keyspaces/1/tables");
+    let env = Env::real();
+    let written = env.timeout(Duration::from_secs(20), async {
+        while std::fs::read_dir(&tables).unwrap().count() == 0 {
+            env.sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(written.await.is_ok(), "30 MB are still in memory");
+    support::close(kv).await;
+    let kv = support::open(dir.path());
+    for transaction in (0..TRANSACTIONS).step_by(7) {
+        let mut txn = kv.begin();
+        let found = txn.get(&key(transaction, 3), kv::ReadMode::Snapshot).await;
+        assert_eq!(found.unwrap().as_deref(), Some(&value[..]));
+    }
+    support::close(kv).await;
+}

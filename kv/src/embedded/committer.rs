@@ -13,6 +13,7 @@ use super::{
     Shared, View,
     config::SyncPolicy,
     engine::{Durability, Latest, write_failure},
+    rotator,
     space::Room,
 };
 use crate::{
@@ -170,6 +171,9 @@ impl Committer {
             answer(reply, Ok(version));
         }
         drop(old);
+        if let Err(error) = self.shared.rotation.written(&self.shared.engine) {
+            rotator::stop(&self.shared, &error);
+        }
     }
 }
 

@@ -33,7 +33,7 @@ impl Default for EmbeddedConfig {
         Self {
             sync: SyncPolicy::Interval(10),
             cache_bytes: 16 << 20,
-            worker_threads: 1,
+            worker_threads: 2,
             space_reserve_bytes: 0,
         }
     }

@@ -7,9 +7,11 @@
 use std::{io, path::Path};
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable};
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable,
+};
 
-use super::config::EmbeddedConfig;
+use super::{config::EmbeddedConfig, journal::Journal};
 use crate::{
     error::KvError,
     group::{Base, Changes},
@@ -21,14 +23,15 @@ use crate::{
 const KEYSPACE: &str = "data";
 /// Where the last commit's version stands, as a little-endian u64.
 const VERSION_KEY: &[u8] = b"\xff/version";
-/// A table in memory is written out at this size. Up to five of them exist under load, one when idle.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+/// A table in memory is sealed at this size (see `rotator`). Some more wait to be written to disk under load.
+pub(super) const MEMTABLE_BYTES: u64 = 8 << 20;
 /// The journals of unwritten tables; fjall's smallest bound is 64 MiB.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 
 pub(super) struct Engine {
     database: Database,
     data: Keyspace,
+    journal: Journal,
 }
 
 /// What to wait for when a batch is written.
@@ -45,9 +48,13 @@ impl Engine {
             .worker_threads(config.worker_threads.max(1))
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .open()?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
         let data = database.keyspace(KEYSPACE, options)?;
-        Ok(Self { database, data })
+        Ok(Self {
+            database,
+            data,
+            journal: Journal::new(path),
+        })
     }
 
     /// Only the one who writes may call this, between two batches.
@@ -126,9 +133,21 @@ impl Engine {
         batch.commit()
     }
 
+    /// The size of the table in memory.
+    pub(super) fn memtable_bytes(&self) -> u64 {
+        self.data.tree.active_memtable().size()
+    }
+
+    /// Seals the table in memory and has it written to disk in the background.
+    pub(super) fn rotate(&self) -> Result<(), fjall::Error> {
+        self.data.rotate_memtable().map(|_rotated| ())
+    }
+
     /// Brings everything written so far onto stable storage.
     pub(super) fn sync(&self) -> Result<(), fjall::Error> {
-        self.database.persist(PersistMode::SyncData)
+        self.journal.sync()?;
+        // Writes nothing: it tells whether fjall has met an error of its own, which it may have taken from us.
+        self.database.persist(PersistMode::Buffer)
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
     config::EmbeddedConfig,
     engine::Engine,
     failure::Failure,
+    rotator::RotationState,
     space::Space,
     syncer::SyncState,
 };
@@ -92,6 +93,7 @@ pub(super) fn open(
         jobs: Mutex::new(Some(sender)),
         view: Mutex::new(Arc::new(View { snapshot, version })),
         sync: SyncState::new(version),
+        rotation: RotationState::default(),
         failure: Failure::default(),
         space: Space::new(path, config.space_reserve_bytes),
         config,

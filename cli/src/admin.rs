@@ -1,0 +1,32 @@
+//! `penstock admin NOUN VERB`: one file per noun. Lists come as tables for people and, with `--json`,
+//! as arrays of objects for programs; the shapes of those are a contract (docs/operations.md).
+
+mod chain;
+mod node;
+pub(crate) mod status;
+mod target;
+
+use common::env::Env;
+
+use crate::{
+    args::{AdminArgs, ListVerb, Noun},
+    cluster::{self, Cluster},
+};
+
+/// Runs one command.
+pub(crate) async fn run(env: &Env, args: &AdminArgs) -> anyhow::Result<()> {
+    let cluster = Cluster::open(env, &cluster::file(&args.cluster)?)?;
+    match args.noun {
+        Noun::Node(ListVerb::List) => node::list(&cluster, args.json).await,
+        Noun::Target(ListVerb::List) => target::list(&cluster, args.json).await,
+        Noun::Chain(ListVerb::List) => chain::list(&cluster, args.json).await,
+    }
+}
+
+/// A state as its JSON word, for tables.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => format!("{other:?}"),
+    }
+}

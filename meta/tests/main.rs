@@ -1,0 +1,18 @@
+//! The namespace on the store in memory, with chunks in memory: one behaviour per file.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod check;
+mod concurrency;
+mod conflicts;
+mod flaky;
+mod garbage;
+mod idempotency;
+mod model;
+mod names;
+mod permissions;
+mod rename;
+
+mod sessions;
+mod support;
+mod truncate;

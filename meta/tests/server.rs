@@ -1,0 +1,1 @@
+//! A whole server against a manager that is only what the test says.

@@ -1,0 +1,132 @@
+//! The state that the manager group agrees on: the routing map, and what makes new ids and fences.
+//!
+//! Changed only by `apply`, one log entry at a time. Published in an `Arc` after each entry, never
+//! changed in place. `check` holds its invariants; tests run it after every entry.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use types::{
+    id::{ChainId, NodeId},
+    node::{Node, NodeKind, NodeStatus},
+    routing::RoutingInfo,
+    version::RoutingVersion,
+};
+
+use crate::{
+    command::{Asked, Outcome},
+    transition,
+};
+
+/// The replicated state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cluster {
+    /// What everybody sees. Its version rises by one with each entry that changes anything.
+    pub(crate) routing: Arc<RoutingInfo>,
+    /// Ids below were given out; they are never given out again.
+    pub(crate) next_chain: u32,
+    /// As `next_chain`.
+    pub(crate) next_target: u64,
+    /// The version at which a node was last declared failed. It gets a lease only once it works by a map
+    /// at least as new, or it would serve readers by the map in which it still does.
+    pub(crate) fences: BTreeMap<NodeId, RoutingVersion>,
+    /// The last requests that made chains, oldest first, with what they made.
+    pub(crate) answered: VecDeque<(Asked, Outcome)>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            routing: Arc::default(),
+            next_chain: 1,
+            next_target: 1,
+            fences: BTreeMap::new(),
+            answered: VecDeque::new(),
+        }
+    }
+}
+
+impl Cluster {
+    /// The storage nodes that count as alive.
+    pub(crate) fn alive_storage(&self) -> impl Iterator<Item = &Node> {
+        self.routing
+            .nodes
+            .values()
+            .filter(|node| node.kind == NodeKind::Storage && node.status == NodeStatus::Alive)
+    }
+
+    /// What is true of every state; each violation in words.
+    pub(crate) fn check(&self) -> Result<(), Vec<String>> {
+        let mut wrong = Vec::new();
+        self.check_chains(&mut wrong);
+        self.check_tables(&mut wrong);
+        for (id, target) in &self.routing.targets {
+            let seated = self
+                .routing
+                .chains
+                .get(&target.chain)
+                .is_some_and(|chain| chain.state_of(*id).is_some());
+            if target.id != *id || !seated {
+                wrong.push(format!("target {id} has no seat in chain {}", target.chain));
+            }
+            if id.0 >= self.next_target {
+                wrong.push(format!("target {id} was never given out"));
+            }
+            if !self.routing.nodes.contains_key(&target.node) {
+                wrong.push(format!(
+                    "target {id} is on the unknown node {}",
+                    target.node
+                ));
+            }
+        }
+        for (id, fence) in &self.fences {
+            if *fence > self.routing.version {
+                wrong.push(format!("the fence of node {id} lies ahead of the map"));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    fn check_chains(&self, wrong: &mut Vec<String>) {
+        for (id, chain) in &self.routing.chains {
+            if let Err(error) = transition::check_chain(chain) {
+                wrong.push(format!("chain {id}: {error}"));
+            }
+            if chain.id != *id || id.0 >= self.next_chain {
+                wrong.push(format!("chain {id} was never given out"));
+            }
+            let mut nodes = BTreeSet::new();
+            for target in &chain.targets {
+                match self.routing.targets.get(&target.id) {
+                    Some(found) if found.chain != *id => {
+                        wrong.push(format!("target {} belongs to another chain", target.id));
+                    }
+                    Some(found) if !nodes.insert(found.node) => {
+                        wrong.push(format!("chain {id} has two targets on node {}", found.node));
+                    }
+                    Some(_) => {}
+                    None => {
+                        wrong.push(format!("chain {id} names the unknown target {}", target.id))
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_tables(&self, wrong: &mut Vec<String>) {
+        for ((id, version), table) in &self.routing.tables {
+            if (table.id, table.version) != (*id, *version) {
+                wrong.push(format!(
+                    "table {id} version {version} is filed under another key"
+                ));
+            }
+            let unknown = |chain: &&ChainId| !self.routing.chains.contains_key(chain);
+            if let Some(chain) = table.chains.iter().find(unknown) {
+                wrong.push(format!("table {id} names the unknown chain {chain}"));
+            }
+        }
+    }
+}

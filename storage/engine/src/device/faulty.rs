@@ -1,0 +1,155 @@
+//! Any device, made to fail on demand: errors, full disks, flipped bits, operations that hang.
+
+use std::{
+    future::pending,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use common::{
+    buf::{RegisteredBuf, SharedBuf},
+    sync::Mutex,
+};
+
+use super::Device;
+use crate::group::GroupId;
+
+/// What to do to operations of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// Fail with this number of the operating system.
+    Error(i32),
+    /// Never complete.
+    Hang,
+    /// Reads only: flip a bit of the first byte.
+    FlipBit,
+}
+
+/// The faults in force.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// On reads.
+    pub read: Fault,
+    /// On writes.
+    pub write: Fault,
+    /// On syncs.
+    pub sync: Fault,
+    /// On growing and making groups.
+    pub reserve: Fault,
+    /// What the file system claims to have left; `None`: the truth.
+    pub available_bytes: Option<u64>,
+}
+
+/// A device that obeys `Faults`, and counts.
+#[derive(Debug)]
+pub struct FaultyDevice {
+    inner: Arc<dyn Device>,
+    faults: Mutex<Faults>,
+    writes: Mutex<Vec<(GroupId, u64, usize)>>,
+    reads: AtomicU64,
+}
+
+impl FaultyDevice {
+    /// A device without faults so far.
+    pub fn new(inner: Arc<dyn Device>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            faults: Mutex::default(),
+            writes: Mutex::default(),
+            reads: AtomicU64::new(0),
+        })
+    }
+
+    /// Changes the faults.
+    pub fn set(&self, faults: Faults) {
+        *self.faults.lock() = faults;
+    }
+
+    /// Every write so far, group, offset and length, and forgets them.
+    pub fn take_writes(&self) -> Vec<(GroupId, u64, usize)> {
+        std::mem::take(&mut *self.writes.lock())
+    }
+
+    /// Reads so far.
+    pub fn read_count(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    fn faults(&self) -> Faults {
+        *self.faults.lock()
+    }
+}
+
+async fn suffer(fault: Fault) -> io::Result<()> {
+    match fault {
+        Fault::None | Fault::FlipBit => Ok(()),
+        Fault::Error(number) => Err(io::Error::from_raw_os_error(number)),
+        Fault::Hang => pending().await,
+    }
+}
+
+#[async_trait]
+impl Device for FaultyDevice {
+    async fn list(&self) -> io::Result<Vec<(GroupId, u64)>> {
+        self.inner.list().await
+    }
+
+    async fn create(&self, group: GroupId) -> io::Result<()> {
+        suffer(self.faults().reserve).await?;
+        self.inner.create(group).await
+    }
+
+    async fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()> {
+        suffer(self.faults().reserve).await?;
+        self.inner.reserve(group, bytes).await
+    }
+
+    async fn remove(&self, group: GroupId) -> io::Result<()> {
+        self.inner.remove(group).await
+    }
+
+    async fn read(
+        &self,
+        group: GroupId,
+        offset: u64,
+        buf: RegisteredBuf,
+    ) -> io::Result<RegisteredBuf> {
+        let fault = self.faults().read;
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        suffer(fault).await?;
+        let mut buf = self.inner.read(group, offset, buf).await?;
+        if fault == Fault::FlipBit {
+            buf[0] ^= 1;
+        }
+        Ok(buf)
+    }
+
+    async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()> {
+        suffer(self.faults().write).await?;
+        self.writes.lock().push((group, offset, data.len()));
+        self.inner.write(group, offset, data).await
+    }
+
+    async fn sync(&self, group: GroupId) -> io::Result<()> {
+        suffer(self.faults().sync).await?;
+        self.inner.sync(group).await
+    }
+
+    async fn available_bytes(&self) -> io::Result<u64> {
+        match self.faults().available_bytes {
+            Some(bytes) => Ok(bytes),
+            None => self.inner.available_bytes().await,
+        }
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

@@ -1,0 +1,172 @@
+//! Group files read and written through io_uring.
+//!
+//! One thread owns the ring (`ring`). Others put operations into a queue, bounded by permits, and wake the thread
+//! through an eventfd that the ring itself reads, so an idle disk costs nothing. Any number of operations is in
+//! flight; none waits for another. The thread owns every buffer from submission to completion: a
+//! caller that goes away changes nothing.
+
+mod ring;
+
+use std::{fs::File, io, sync::Arc, thread::JoinHandle};
+
+use async_trait::async_trait;
+use common::{
+    buf::{RegisteredBuf, SharedBuf},
+    env::Env,
+    sync::Mutex,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{Device, check_alignment, closed, files::Files};
+use crate::{
+    device::uring::ring::{Operation, Submissions},
+    group::GroupId,
+};
+
+/// Operations in flight at most; half of the ring's entries.
+pub(crate) const DEPTH_MAX: u32 = 1024;
+
+/// The files of one disk and the thread that does their I/O.
+#[derive(Debug)]
+pub struct UringDevice {
+    env: Env,
+    files: Arc<Files>,
+    permits: Arc<Semaphore>,
+    depth: u32,
+    submissions: Arc<Submissions>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl UringDevice {
+    /// Starts the thread and its ring.
+    ///
+    /// # Errors
+    /// When the kernel has no io_uring or does not allow it.
+    pub(crate) fn new(env: &Env, files: Arc<Files>, depth: u32) -> io::Result<Self> {
+        let submissions = Arc::new(Submissions::new()?);
+        let (started, start) = std::sync::mpsc::sync_channel(1);
+        let thread = {
+            let submissions = submissions.clone();
+            env.spawn_thread("disk-uring", move || {
+                ring::run(&submissions, depth, &started)
+            })?
+        };
+        // Comes at once: making a ring takes microseconds.
+        start.recv().map_err(|_| closed())??;
+        Ok(Self {
+            env: env.clone(),
+            files,
+            permits: Arc::new(Semaphore::new(depth as usize)),
+            depth,
+            submissions,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Files) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let files = self.files.clone();
+        self.env.blocking(move || work(&files)).await
+    }
+
+    async fn file(&self, group: GroupId) -> io::Result<Arc<File>> {
+        match self.files.get_open(group) {
+            Some(file) => Ok(file),
+            None => self.blocking(move |files| files.get(group)).await,
+        }
+    }
+
+    async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
+        let permit = self.permits.clone().acquire_owned().await;
+        permit.map_err(|_| closed())
+    }
+
+    async fn run<T>(
+        &self,
+        operation: Operation,
+        done: oneshot::Receiver<io::Result<T>>,
+    ) -> io::Result<T> {
+        self.submissions.push(operation)?;
+        done.await.map_err(|_| closed())?
+    }
+}
+
+#[async_trait]
+impl Device for UringDevice {
+    async fn list(&self) -> io::Result<Vec<(GroupId, u64)>> {
+        self.blocking(Files::list).await
+    }
+
+    async fn create(&self, group: GroupId) -> io::Result<()> {
+        self.blocking(move |files| files.create(group)).await
+    }
+
+    async fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()> {
+        self.blocking(move |files| files.reserve(group, bytes))
+            .await
+    }
+
+    async fn remove(&self, group: GroupId) -> io::Result<()> {
+        self.blocking(move |files| files.remove(group)).await
+    }
+
+    async fn read(
+        &self,
+        group: GroupId,
+        offset: u64,
+        buf: RegisteredBuf,
+    ) -> io::Result<RegisteredBuf> {
+        check_alignment(offset, &buf)?;
+        let (file, permit) = (self.file(group).await?, self.permit().await?);
+        let (done, receiver) = oneshot::channel();
+        let operation = Operation::read(file, offset, buf, done, permit);
+        self.run(operation, receiver).await
+    }
+
+    async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()> {
+        check_alignment(offset, &data)?;
+        let (file, permit) = (self.file(group).await?, self.permit().await?);
+        let (done, receiver) = oneshot::channel();
+        let operation = Operation::write(file, offset, data, done, permit);
+        self.run(operation, receiver).await
+    }
+
+    async fn sync(&self, group: GroupId) -> io::Result<()> {
+        let (file, permit) = (self.file(group).await?, self.permit().await?);
+        let (done, receiver) = oneshot::channel();
+        let operation = Operation::sync(file, done, permit);
+        self.run(operation, receiver).await
+    }
+
+    async fn available_bytes(&self) -> io::Result<u64> {
+        self.files.available_bytes()
+    }
+
+    async fn close(&self) {
+        // All permits back means that nothing is under way.
+        let all = self.permits.acquire_many(self.depth).await;
+        self.permits.close();
+        drop(all);
+        self.submissions.close();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && self.env.blocking(move || thread.join()).await.is_err()
+        {
+            tracing::error!("the I/O thread of a disk had panicked");
+        }
+    }
+}
+
+impl Drop for UringDevice {
+    fn drop(&mut self) {
+        // Waits for what is in flight: after this no write of ours can touch the files any more.
+        self.submissions.close();
+        if let Some(thread) = self.thread.get_mut().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the I/O thread of a disk had panicked");
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The thread that owns the ring of one disk.
+//!
+//! Each turn: arm the read of the eventfd, push what waits in the queue, let the kernel wait for at least one
+//! completion, handle completions. Short transfers are continued where they stopped.
+//!
+//! Invariant: an operation in flight stands in `InFlight` and owns its memory and its file until its completion
+//! was seen. Should the thread ever end before that, the memory is leaked rather than freed under the kernel.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    fs::File,
+    io,
+    mem::ManuallyDrop,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{Arc, mpsc::SyncSender},
+};
+
+use common::{
+    buf::{RegisteredBuf, SharedBuf},
+    sync::Mutex,
+};
+use io_uring::{IoUring, opcode, squeue, types};
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::device::closed;
+
+/// One I/O, with everything it needs to its end.
+pub(super) struct Operation {
+    file: Arc<File>,
+    offset: u64,
+    /// Bytes transferred so far.
+    done: usize,
+    kind: Kind,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum Kind {
+    Read(RegisteredBuf, oneshot::Sender<io::Result<RegisteredBuf>>),
+    Write(SharedBuf, oneshot::Sender<io::Result<()>>),
+    Sync(oneshot::Sender<io::Result<()>>),
+}
+
+impl Operation {
+    pub(super) fn read(
+        file: Arc<File>,
+        offset: u64,
+        buf: RegisteredBuf,
+        sender: oneshot::Sender<io::Result<RegisteredBuf>>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self::new(file, offset, Kind::Read(buf, sender), permit)
+    }
+
+    pub(super) fn write(
+        file: Arc<File>,
+        offset: u64,
+        data: SharedBuf,
+        sender: oneshot::Sender<io::Result<()>>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self::new(file, offset, Kind::Write(data, sender), permit)
+    }
+
+    pub(super) fn sync(
+        file: Arc<File>,
+        sender: oneshot::Sender<io::Result<()>>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self::new(file, 0, Kind::Sync(sender), permit)
+    }
+
+    fn new(file: Arc<File>, offset: u64, kind: Kind, permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            file,
+            offset,
+            done: 0,
+            kind,
+            _permit: permit,
+        }
+    }
+
+    /// What is left to do, as the kernel wants it.
+    fn entry(&mut self) -> squeue::Entry {
+        let fd = types::Fd(self.file.as_raw_fd());
+        let offset = self.offset + self.done as u64;
+        match &mut self.kind {
+            Kind::Read(buf, _) => {
+                let rest = &mut buf[self.done..];
+                opcode::Read::new(fd, rest.as_mut_ptr(), transfer_length(rest.len()))
+                    .offset(offset)
+                    .build()
+            }
+            Kind::Write(data, _) => {
+                let rest = &data[self.done..];
+                opcode::Write::new(fd, rest.as_ptr(), transfer_length(rest.len()))
+                    .offset(offset)
+                    .build()
+            }
+            Kind::Sync(_) => opcode::Fsync::new(fd)
+                .flags(types::FsyncFlags::DATASYNC)
+                .build(),
+        }
+    }
+
+    /// Takes note of a completion; true when the operation is over.
+    fn advance(&mut self, transferred: usize) -> io::Result<bool> {
+        let length = match &self.kind {
+            Kind::Read(buf, _) => buf.len(),
+            Kind::Write(data, _) => data.len(),
+            Kind::Sync(_) => return Ok(true),
+        };
+        if transferred == 0 {
+            return Err(match &self.kind {
+                Kind::Read(..) => io::ErrorKind::UnexpectedEof.into(),
+                Kind::Write(..) | Kind::Sync(_) => io::ErrorKind::WriteZero.into(),
+            });
+        }
+        self.done += transferred;
+        Ok(self.done >= length)
+    }
+
+    /// Tells the caller, if it is still there.
+    fn finish(self, result: io::Result<()>) {
+        // A caller that went away wants no answer.
+        match self.kind {
+            Kind::Read(buf, sender) => drop(sender.send(result.map(|()| buf))),
+            Kind::Write(_, sender) | Kind::Sync(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+/// The kernel takes less than 2 GiB at a time; what is above comes as a continuation.
+fn transfer_length(length: usize) -> u32 {
+    const TRANSFER_BYTES_MAX: u32 = 1 << 30;
+    u32::try_from(length).map_or(TRANSFER_BYTES_MAX, |length| length.min(TRANSFER_BYTES_MAX))
+}
+
+/// What waits for the thread.
+pub(super) struct Submissions {
+    queue: Mutex<Queue>,
+    wake: OwnedFd,
+}
+
+impl fmt::Debug for Submissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = self.queue.lock().operations.len();
+        f.debug_struct("Submissions")
+            .field("waiting", &waiting)
+            .finish()
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    operations: VecDeque<Operation>,
+    closing: bool,
+}
+
+impl Submissions {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            queue: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC)?,
+        })
+    }
+
+    pub(super) fn push(&self, operation: Operation) -> io::Result<()> {
+        let first = {
+            let mut queue = self.queue.lock();
+            if queue.closing {
+                return Err(closed());
+            }
+            queue.operations.push_back(operation);
+            queue.operations.len() == 1
+        };
+        // The thread takes the whole queue at once, so only the first one needs to wake it.
+        if first { self.wake() } else { Ok(()) }
+    }
+
+    /// Ends the thread after what is in flight and what waits.
+    pub(super) fn close(&self) {
+        self.queue.lock().closing = true;
+        if let Err(error) = self.wake() {
+            tracing::error!(%error, "cannot wake the I/O thread of a disk");
+        }
+    }
+
+    #[allow(
+        clippy::host_endian_bytes,
+        reason = "an eventfd counts in the host's byte order; the bytes never leave the machine"
+    )]
+    fn wake(&self) -> io::Result<()> {
+        rustix::io::write(&self.wake, &1_u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
+/// Operations the kernel has, by their index.
+struct InFlight {
+    slots: ManuallyDrop<Vec<Option<Operation>>>,
+    free: Vec<usize>,
+}
+
+impl InFlight {
+    fn new(depth: u32) -> Self {
+        let depth = depth as usize;
+        Self {
+            slots: ManuallyDrop::new((0..depth).map(|_| None).collect()),
+            free: (0..depth).rev().collect(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.is_empty() {
+            // SAFETY: dropped once, here, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.slots) };
+        }
+    }
+}
+
+const WAKE: u64 = u64::MAX;
+
+struct Loop<'a> {
+    ring: IoUring,
+    submissions: &'a Submissions,
+    in_flight: InFlight,
+    /// Where the kernel puts the eventfd's counter. In a box, so that it stays where it is.
+    wake_buf: Box<[u8; 8]>,
+    wake_armed: bool,
+}
+
+/// The thread's work. Reports on `started` whether there is a ring.
+pub(super) fn run(submissions: &Submissions, depth: u32, started: &SyncSender<io::Result<()>>) {
+    // The channel has room for its one message.
+    let ring = match build_ring(depth) {
+        Ok(ring) => {
+            drop(started.send(Ok(())));
+            ring
+        }
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    let mut state = Loop {
+        ring,
+        submissions,
+        in_flight: InFlight::new(depth),
+        wake_buf: Box::new([0; 8]),
+        wake_armed: false,
+    };
+    if let Err(error) = state.turn_until_closed() {
+        tracing::error!(%error, "the I/O thread of a disk ends");
+        // Who waits in the queue, and who comes, is told.
+        let mut queue = submissions.queue.lock();
+        queue.closing = true;
+        queue.operations.clear();
+        // The armed read may still write here.
+        if state.wake_armed {
+            Box::leak(std::mem::take(&mut state.wake_buf));
+        }
+    }
+}
+
+fn build_ring(depth: u32) -> io::Result<IoUring> {
+    let entries = (depth + 1).next_power_of_two();
+    let tuned = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .build(entries);
+    // Kernels before 6.1 do not know these flags.
+    tuned.or_else(|_| IoUring::new(entries))
+}
+
+impl Loop<'_> {
+    fn turn_until_closed(&mut self) -> io::Result<()> {
+        loop {
+            let (operations, closing) = {
+                let mut queue = self.submissions.queue.lock();
+                (std::mem::take(&mut queue.operations), queue.closing)
+            };
+            // Closing comes with a wake-up of its own, so an armed read completes.
+            if closing && operations.is_empty() && self.in_flight.is_empty() && !self.wake_armed {
+                return Ok(());
+            }
+            if !self.wake_armed && !closing {
+                self.arm_wake()?;
+            }
+            for operation in operations {
+                self.start(operation)?;
+            }
+            match self.ring.submit_and_wait(1) {
+                Ok(_) => {}
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(error),
+            }
+            self.complete()?;
+        }
+    }
+
+    fn arm_wake(&mut self) -> io::Result<()> {
+        let fd = types::Fd(self.submissions.wake.as_raw_fd());
+        let entry = opcode::Read::new(fd, self.wake_buf.as_mut_ptr(), 8)
+            .build()
+            .user_data(WAKE);
+        self.push(&entry)?;
+        self.wake_armed = true;
+        Ok(())
+    }
+
+    fn start(&mut self, operation: Operation) -> io::Result<()> {
+        // Permits bound the operations, so there is a slot.
+        let index = self.in_flight.free.pop();
+        let index = index.ok_or_else(|| io::Error::other("more operations than permits"))?;
+        let entry = self.in_flight.slots[index].insert(operation).entry();
+        self.push(&entry.user_data(index as u64))
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: memory and file of the entry are owned by `in_flight` (or are `wake_buf` and the eventfd) until
+        // its completion is handled; should the loop end before, they are leaked.
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        // The ring has more entries than there are operations.
+        pushed.map_err(|_| io::Error::other("the submission queue is full"))
+    }
+
+    fn complete(&mut self) -> io::Result<()> {
+        let completions: Vec<(u64, i32)> = self
+            .ring
+            .completion()
+            .map(|entry| (entry.user_data(), entry.result()))
+            .collect();
+        for (user_data, result) in completions {
+            if user_data == WAKE {
+                self.wake_armed = false;
+            } else {
+                self.complete_operation(user_data, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn complete_operation(&mut self, user_data: u64, result: i32) -> io::Result<()> {
+        let index = usize::try_from(user_data).unwrap_or(usize::MAX);
+        let slot = self.in_flight.slots.get_mut(index);
+        let Some(operation) = slot.and_then(Option::as_mut) else {
+            return Err(io::Error::other("completion of an unknown operation"));
+        };
+        let outcome = match usize::try_from(result) {
+            Ok(transferred) => operation.advance(transferred),
+            Err(_) => {
+                let error = io::Error::from_raw_os_error(-result);
+                if is_transient(&error) {
+                    Ok(false)
+                } else {
+                    Err(error)
+                }
+            }
+        };
+        if matches!(outcome, Ok(false)) {
+            let entry = operation.entry().user_data(user_data);
+            return self.push(&entry);
+        }
+        if let Some(operation) = self.in_flight.slots[index].take() {
+            self.in_flight.free.push(index);
+            operation.finish(outcome.map(|_| ()));
+        }
+        Ok(())
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy
+    )
+}

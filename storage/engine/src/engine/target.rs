@@ -1,0 +1,105 @@
+//! Targets: made, listed, removed. Their chunks go with them, page by page.
+
+use types::{
+    chunk::ChunkId,
+    id::{ChainId, InodeId, TargetId},
+};
+
+use super::{ChunkKey, Engine, state::TargetState};
+use crate::{
+    chunk_meta::RecordKey,
+    committer::{Entry, Urgency, Value},
+    error::EngineError,
+};
+
+/// Chunks removed at a time.
+const REMOVAL_PAGE: usize = 1024;
+
+impl Engine {
+    /// The targets on this disk.
+    pub fn targets(&self) -> Vec<TargetId> {
+        self.inner.state.lock().targets.keys().copied().collect()
+    }
+
+    /// The chain that a target was made for.
+    pub fn chain_of(&self, target: TargetId) -> Option<ChainId> {
+        let state = self.inner.state.lock();
+        state.targets.get(&target).map(|target| target.chain)
+    }
+
+    /// Makes a target, durably. One that is there for the same chain is fine.
+    ///
+    /// # Errors
+    /// `TargetExists` when it is there for another chain or being removed, `Failed`.
+    pub async fn create_target(&self, target: TargetId, chain: ChainId) -> Result<(), EngineError> {
+        self.inner.health.check()?;
+        {
+            let mut state = self.inner.state.lock();
+            match state.targets.get(&target) {
+                Some(existing) if existing.chain == chain && !existing.removing => {}
+                Some(existing) => {
+                    let chain = existing.chain;
+                    return Err(EngineError::TargetExists { target, chain });
+                }
+                None => {
+                    state.targets.insert(target, TargetState::new(chain));
+                    self.enqueue_target(target, Value::Target(chain));
+                }
+            }
+        }
+        self.sync().await
+    }
+
+    /// Removes a target and all its chunks. When this is interrupted the target is still there, with a part of
+    /// its chunks: call again.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `Failed`.
+    pub async fn remove_target(&self, target: TargetId) -> Result<(), EngineError> {
+        self.inner.health.check()?;
+        match self.inner.state.lock().targets.get_mut(&target) {
+            Some(state) => state.removing = true,
+            None => return Err(EngineError::UnknownTarget { target }),
+        }
+        while self.remove_page(target) {
+            self.sync().await?;
+        }
+        {
+            let mut state = self.inner.state.lock();
+            state.targets.remove(&target);
+            self.enqueue_target(target, Value::Gone);
+        }
+        self.sync().await
+    }
+
+    /// Removes some chunks; false when there were none.
+    fn remove_page(&self, target: TargetId) -> bool {
+        let first = ChunkId {
+            inode: InodeId(0),
+            index: 0,
+        };
+        let mut state = self.inner.state.lock();
+        let page = state.from(target, first).take(REMOVAL_PAGE);
+        let page: Vec<ChunkId> = page.map(|(chunk, _)| chunk).collect();
+        for &chunk in &page {
+            let key = ChunkKey { target, chunk };
+            // The sync that follows waits for all of them.
+            drop(
+                self.inner
+                    .install(&mut state, key, None, None, Urgency::Later),
+            );
+        }
+        !page.is_empty()
+    }
+
+    fn enqueue_target(&self, target: TargetId, value: Value) {
+        let entry = Entry {
+            key: RecordKey::Target(target),
+            value,
+            dirty: None,
+            replaced: None,
+        };
+        // The sync that follows waits for it.
+        drop(self.inner.committer.enqueue(entry, Urgency::Later));
+    }
+}

@@ -1,0 +1,300 @@
+//! Records in fjall, a log-structured tree: one keyspace, one batch and one fdatasync per write.
+//!
+//! Calls of fjall may block (it busy-waits when its own flushes lag), so each runs on a thread of its own kind.
+//! The memory is bounded: a small table in memory, a small cache, one worker thread.
+//!
+//! fjall stops for good when its journal meets a full disk. So a reserve file stands beside it, and is given up
+//! when the file system runs short: then records, and so removals, can still be written.
+//! fjall cannot open what it was killed over while making it, so a new store is made under another name first.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use common::{env::Env, sync::Mutex};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use super::{MetaStore, MetaStoreError, RecordChange};
+
+const KEYSPACE: &str = "records";
+/// A table in memory is written out at this size.
+const MEMTABLE_BYTES: u64 = 4 << 20;
+/// fjall's smallest bound for its journals.
+const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// Enough for a full journal and the tables it becomes. Less on disks of which that would be a large part.
+const RESERVE_BYTES: u64 = 128 << 20;
+const RESERVE_DISK_PARTS: u64 = 50;
+
+/// Records on disk.
+#[derive(Debug)]
+pub struct FjallStore {
+    env: Env,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    /// Taken at close. The lock also makes writes come one at a time.
+    open: Mutex<Option<Open>>,
+    reserve: Reserve,
+}
+
+struct Open {
+    database: Database,
+    records: Keyspace,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FjallStore {
+    /// Opens the store `meta` in `dir`, making it when it is missing.
+    ///
+    /// # Errors
+    /// When the file system refuses or what is there cannot be read.
+    pub async fn open(env: &Env, dir: &Path, cache_bytes: u64) -> Result<Self, MetaStoreError> {
+        let dir = dir.to_owned();
+        let inner = env.blocking(move || Inner::open(&dir, cache_bytes)).await?;
+        Ok(Self {
+            env: env.clone(),
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+impl Inner {
+    fn open(dir: &Path, cache_bytes: u64) -> Result<Self, MetaStoreError> {
+        let path = dir.join("meta");
+        if !path.exists() {
+            make(dir, &path, cache_bytes).map_err(|reason| failure("make", &path, reason))?;
+        }
+        let open =
+            open_database(&path, cache_bytes).map_err(|reason| failure("open", &path, reason))?;
+        Ok(Self {
+            reserve: Reserve::new(dir),
+            path,
+            open: Mutex::new(Some(open)),
+        })
+    }
+
+    fn write(&self, changes: Vec<RecordChange>) -> Result<(), MetaStoreError> {
+        self.reserve.give_up_if_short();
+        let open = self.open.lock();
+        let Some(Open { database, records }) = &*open else {
+            return Err(failure(
+                "write",
+                &self.path,
+                "the store is closed".to_owned(),
+            ));
+        };
+        let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(records, key, value),
+                None => batch.remove(records, key),
+            }
+        }
+        let written = batch.commit();
+        written.map_err(|error| failure("write", &self.path, error.to_string()))
+    }
+}
+
+#[async_trait]
+impl MetaStore for FjallStore {
+    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
+        let open = self.inner.open.lock();
+        let Some(Open { records, .. }) = &*open else {
+            let reason = "the store is closed".to_owned();
+            return Err(failure("read", &self.inner.path, reason));
+        };
+        for item in records.iter() {
+            let (key, value) = item
+                .into_inner()
+                .map_err(|error| failure("read", &self.inner.path, error.to_string()))?;
+            visit(&key, &value);
+        }
+        Ok(())
+    }
+
+    async fn write(&self, changes: Vec<RecordChange>) -> Result<(), MetaStoreError> {
+        let inner = self.inner.clone();
+        self.env.blocking(move || inner.write(changes)).await
+    }
+
+    async fn close(&self) {
+        let inner = self.inner.clone();
+        // Dropping the database waits for its threads.
+        self.env
+            .blocking(move || drop(inner.open.lock().take()))
+            .await;
+    }
+}
+
+fn failure(action: &'static str, path: &Path, reason: String) -> MetaStoreError {
+    MetaStoreError {
+        action,
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+fn make(dir: &Path, path: &Path, cache_bytes: u64) -> Result<(), String> {
+    let new_path = dir.join("meta.new");
+    let io = |error: io::Error| error.to_string();
+    if new_path.exists() {
+        fs::remove_dir_all(&new_path).map_err(io)?;
+    }
+    let open = open_database(&new_path, cache_bytes)?;
+    let synced = open.database.persist(PersistMode::SyncAll);
+    synced.map_err(|error| error.to_string())?;
+    drop(open);
+    fs::rename(&new_path, path).map_err(io)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// fjall panics over some kinds of damage; to us that is an error like the others.
+fn open_database(path: &Path, cache_bytes: u64) -> Result<Open, String> {
+    let open = || -> Result<Open, ::fjall::Error> {
+        let database = Database::builder(path)
+            .cache_size(cache_bytes)
+            .worker_threads(1)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let records = database.keyspace(KEYSPACE, options)?;
+        Ok(Open { database, records })
+    };
+    match catch_unwind(AssertUnwindSafe(open)) {
+        Ok(opened) => opened.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "unknown damage".to_owned())),
+    }
+}
+
+/// The reserve file. Having none is no failure: a disk may be full from the start.
+struct Reserve {
+    dir: PathBuf,
+    path: PathBuf,
+    bytes: u64,
+    /// Whether the file is there.
+    held: Mutex<bool>,
+}
+
+impl Reserve {
+    fn new(dir: &Path) -> Self {
+        let disk_bytes = statvfs(dir).map_or(0, |status| status.f_blocks * status.f_frsize);
+        let reserve = Self {
+            dir: dir.to_owned(),
+            path: dir.join("reserve"),
+            bytes: RESERVE_BYTES.min(disk_bytes / RESERVE_DISK_PARTS),
+            held: Mutex::new(false),
+        };
+        if let Err(error) = reserve.take_if_plenty() {
+            tracing::warn!(%error, path = %reserve.path.display(), "no space for the reserve of the records");
+        }
+        reserve
+    }
+
+    fn available_bytes(&self) -> u64 {
+        // Not knowing is no reason to act.
+        statvfs(&self.dir).map_or(u64::MAX, |status| status.f_bavail * status.f_frsize)
+    }
+
+    /// Makes the file when it is missing and the file system has several times its size.
+    fn take_if_plenty(&self) -> io::Result<()> {
+        let exists = self.path.exists();
+        *self.held.lock() = exists;
+        if exists || self.bytes == 0 || self.available_bytes() < 4 * self.bytes {
+            return Ok(());
+        }
+        let file = File::create(&self.path)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
+            Ok(()) => {
+                *self.held.lock() = true;
+                Ok(())
+            }
+            Err(error) => {
+                fs::remove_file(&self.path)?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// About a microsecond when there is enough space.
+    fn give_up_if_short(&self) {
+        let mut held = self.held.lock();
+        if !*held || self.available_bytes() >= self.bytes / 2 {
+            return;
+        }
+        tracing::warn!(
+            path = %self.path.display(),
+            "the file system is nearly full; the records use their reserve now, remove something"
+        );
+        match fs::remove_file(&self.path) {
+            Ok(()) => *held = false,
+            Err(error) => {
+                tracing::error!(%error, path = %self.path.display(), "cannot remove the reserve");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(store: &FjallStore) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut records = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| records.push((key.to_vec(), value.to_vec()));
+        store.scan(&mut visit).unwrap();
+        records
+    }
+
+    #[tokio::test]
+    async fn batches_survive_reopening_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::real();
+        let store = FjallStore::open(&env, dir.path(), 1 << 20).await.unwrap();
+        let set = |key: &str, value: &str| (key.into(), Some(value.into()));
+        store
+            .write(vec![set("b", "1"), set("a", "2")])
+            .await
+            .unwrap();
+        store
+            .write(vec![("b".into(), None), set("c", "3")])
+            .await
+            .unwrap();
+        store.close().await;
+        assert!(store.write(vec![set("d", "4")]).await.is_err());
+        let store = FjallStore::open(&env, dir.path(), 1 << 20).await.unwrap();
+        let expected: Vec<(Vec<u8>, Vec<u8>)> =
+            vec![("a".into(), "2".into()), ("c".into(), "3".into())];
+        assert_eq!(contents(&store), expected);
+    }
+
+    #[tokio::test]
+    async fn a_half_made_store_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("meta.new")).unwrap();
+        fs::write(dir.path().join("meta.new/0.jnl"), "torn").unwrap();
+        let store = FjallStore::open(&Env::real(), dir.path(), 1 << 20)
+            .await
+            .unwrap();
+        assert!(contents(&store).is_empty());
+    }
+}

@@ -1,0 +1,334 @@
+//! Slots in use. Whoever holds an `Arc<Slot>` may use the slot; when the last holder is gone it is free.
+//!
+//! That is the whole of rule E5: a record in memory holds its slots, a reader holds the one it reads, and the
+//! committer holds the record that was replaced until its replacement is durable.
+//!
+//! Invariant: between being taken and being free, no byte of a slot is written twice (`high_water`). So nothing
+//! that a record refers to, durable or on its way, is ever overwritten.
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use common::{buf::SharedBuf, sync::Mutex};
+use futures::future::join_all;
+use tokio::sync::Notify;
+
+use crate::{
+    allocator::{Allocator, Released},
+    device::Device,
+    error::EngineError,
+    group::{GroupId, Position, SLOTS_PER_GROUP, SizeClass},
+    health::Health,
+};
+
+/// A slot that is taken.
+pub(crate) struct Slot {
+    position: Position,
+    /// Bytes from the start that were written or are being written.
+    high_water: AtomicU32,
+    pool: SlotPool,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slot({})", self.position)
+    }
+}
+
+impl Slot {
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    pub(crate) fn bytes(&self) -> u32 {
+        self.position.group.class.slot_bytes()
+    }
+
+    /// Claims the bytes from `from` to `to` for writing; false when they are not the next ones.
+    pub(crate) fn claim(&self, from: u32, to: u32) -> bool {
+        assert!(from <= to && to <= self.bytes(), "claim {from}..{to}");
+        self.high_water
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Writes neighbouring pieces from `from` on, which must have been claimed.
+    pub(crate) async fn write(&self, from: u32, pieces: Vec<SharedBuf>) -> io::Result<()> {
+        let mut offset = self.position.offset() + u64::from(from);
+        let writes = pieces.into_iter().map(|piece| {
+            let start = offset;
+            offset += piece.len() as u64;
+            self.pool.0.device.write(self.position.group, start, piece)
+        });
+        // All of them end before the slot may become free, also when one fails.
+        let results = join_all(writes.collect::<Vec<_>>()).await;
+        results.into_iter().collect()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let released = self
+            .pool
+            .0
+            .allocation
+            .lock()
+            .allocator
+            .release(self.position);
+        if released == Released::GroupEmpty {
+            self.pool.0.emptied.notify_one();
+        }
+    }
+}
+
+/// How much chunks may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) capacity_bytes: u64,
+    /// Of the file system, for records.
+    pub(crate) reserve_bytes: u64,
+    pub(crate) preallocate_bytes: u64,
+}
+
+/// New chunks may use this share of the capacity (E8); the rest is for changes of chunks that are there.
+const NEW_CHUNK_PERCENT: u64 = 98;
+
+/// What a slot is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A chunk that takes no space so far.
+    NewChunk,
+    /// Another version of a chunk, whose old slot will be free afterwards.
+    NewVersion,
+}
+
+/// All slots of one disk. Clones are the same pool.
+#[derive(Clone)]
+pub(crate) struct SlotPool(Arc<Shared>);
+
+struct Shared {
+    device: Arc<dyn Device>,
+    health: Arc<Health>,
+    limits: Limits,
+    allocation: Mutex<Allocation>,
+    /// Held while groups are made or grown.
+    growth: tokio::sync::Mutex<()>,
+    /// Told when a group has become empty.
+    emptied: Arc<Notify>,
+}
+
+struct Allocation {
+    allocator: Allocator,
+    /// Set when what is free here may not be free on the disk: after a failure, at the end.
+    frozen: bool,
+}
+
+impl SlotPool {
+    pub(crate) fn new(
+        device: Arc<dyn Device>,
+        health: Arc<Health>,
+        limits: Limits,
+        groups: &[(GroupId, u64)],
+        emptied: Arc<Notify>,
+    ) -> Self {
+        let mut allocator = Allocator::default();
+        for &(group, file_bytes) in groups {
+            allocator.add_group(group, file_bytes);
+        }
+        Self(Arc::new(Shared {
+            device,
+            health,
+            limits,
+            allocation: Mutex::new(Allocation {
+                allocator,
+                frozen: false,
+            }),
+            growth: tokio::sync::Mutex::default(),
+            emptied,
+        }))
+    }
+
+    pub(crate) fn device(&self) -> &Arc<dyn Device> {
+        &self.0.device
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.0.allocation.lock().allocator.used_bytes()
+    }
+
+    /// Takes the slot that a record found at opening refers to; `high_water` bytes of it are in use.
+    pub(crate) fn adopt(&self, position: Position, high_water: u32) -> Result<Arc<Slot>, String> {
+        let mut allocation = self.0.allocation.lock();
+        let allocator = &mut allocation.allocator;
+        let Some(file_bytes) = allocator.file_bytes(position.group) else {
+            return Err(format!("group {} is missing", position.group));
+        };
+        if file_bytes < position.end() {
+            return Err(format!("group {} ends at {file_bytes}", position.group));
+        }
+        if !allocator.take_at(position) {
+            return Err(format!("slot {position} is in use twice"));
+        }
+        drop(allocation);
+        Ok(self.slot(position, high_water))
+    }
+
+    fn slot(&self, position: Position, high_water: u32) -> Arc<Slot> {
+        Arc::new(Slot {
+            position,
+            high_water: AtomicU32::new(high_water),
+            pool: self.clone(),
+        })
+    }
+
+    /// Takes a free slot, making or growing groups as needed.
+    pub(crate) async fn allocate(
+        &self,
+        class: SizeClass,
+        purpose: Purpose,
+    ) -> Result<Arc<Slot>, EngineError> {
+        loop {
+            if let Some(slot) = self.try_take(class, purpose)? {
+                self.grow(slot.position).await?;
+                return Ok(slot);
+            }
+            let growth = self.0.growth.lock().await;
+            // Someone else may have made a group meanwhile.
+            if let Some(slot) = self.try_take(class, purpose)? {
+                drop(growth);
+                self.grow(slot.position).await?;
+                return Ok(slot);
+            }
+            let group = self.0.allocation.lock().allocator.new_group(class);
+            let created = self.0.device.create(group).await;
+            created.map_err(|error| self.failed(class, "make a group", &error))?;
+            self.0.allocation.lock().allocator.add_group(group, 0);
+        }
+    }
+
+    fn try_take(
+        &self,
+        class: SizeClass,
+        purpose: Purpose,
+    ) -> Result<Option<Arc<Slot>>, EngineError> {
+        let mut allocation = self.0.allocation.lock();
+        let capacity = self.0.limits.capacity_bytes;
+        let limit = match purpose {
+            Purpose::NewChunk => capacity / 100 * NEW_CHUNK_PERCENT,
+            Purpose::NewVersion => capacity,
+        };
+        let used = allocation.allocator.used_bytes();
+        if used + u64::from(class.slot_bytes()) > limit {
+            return Err(self.no_space(class, used));
+        }
+        let position = allocation.allocator.take(class);
+        drop(allocation);
+        Ok(position.map(|position| self.slot(position, 0)))
+    }
+
+    /// Sees to it that the slot has space on the disk.
+    async fn grow(&self, position: Position) -> Result<(), EngineError> {
+        let Position { group, .. } = position;
+        let reaches = |allocation: &Allocation| allocation.allocator.file_bytes(group);
+        if reaches(&self.0.allocation.lock()) >= Some(position.end()) {
+            return Ok(());
+        }
+        let _growth = self.0.growth.lock().await;
+        let file_bytes = reaches(&self.0.allocation.lock()).unwrap_or(0);
+        if file_bytes >= position.end() {
+            return Ok(());
+        }
+        let group_bytes = u64::from(SLOTS_PER_GROUP) * u64::from(group.class.slot_bytes());
+        let limits = self.0.limits;
+        let step = (file_bytes + limits.preallocate_bytes)
+            .min(group_bytes)
+            .max(position.end());
+        let available = self.0.device.available_bytes().await;
+        let available =
+            available.map_err(|error| self.failed(group.class, "ask for space", &error))?;
+        let fits = |bytes: u64| available >= bytes - file_bytes + limits.reserve_bytes;
+        let Some(bytes) = [step, position.end()]
+            .into_iter()
+            .find(|&bytes| fits(bytes))
+        else {
+            return Err(self.no_space(group.class, self.used_bytes()));
+        };
+        let reserved = self.0.device.reserve(group, bytes).await;
+        reserved.map_err(|error| self.failed(group.class, "grow a group", &error))?;
+        self.0
+            .allocation
+            .lock()
+            .allocator
+            .set_file_bytes(group, bytes);
+        Ok(())
+    }
+
+    fn no_space(&self, class: SizeClass, used_bytes: u64) -> EngineError {
+        EngineError::NoSpace {
+            slot_bytes: u64::from(class.slot_bytes()),
+            used_bytes,
+            capacity_bytes: self.0.limits.capacity_bytes,
+        }
+    }
+
+    /// What a failed operation on the files means: a full disk is an error of this update only.
+    pub(crate) fn failed(&self, class: SizeClass, action: &str, error: &io::Error) -> EngineError {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            return self.no_space(class, self.used_bytes());
+        }
+        self.0.health.fail(format!("cannot {action}: {error}"))
+    }
+
+    /// Gives the space of empty groups back, except one of each class.
+    pub(crate) async fn give_back_empty(&self) {
+        let retired = {
+            let mut allocation = self.0.allocation.lock();
+            if allocation.frozen {
+                return;
+            }
+            allocation.allocator.retire_empty()
+        };
+        for group in retired {
+            match self.0.device.remove(group).await {
+                Ok(()) => tracing::debug!(%group, "gave an empty group back"),
+                // The file stays until the disk is opened again.
+                Err(error) => tracing::warn!(%group, %error, "cannot remove an empty group"),
+            }
+        }
+    }
+
+    /// From now on no group is given back: slots become free because their holders go, not because records say so.
+    pub(crate) fn freeze(&self) {
+        self.0.allocation.lock().frozen = true;
+    }
+
+    /// Compares the taken slots with those referred to; returns how many more are taken, by readers and updates
+    /// under way, and how many groups there are.
+    pub(crate) fn check(
+        &self,
+        referenced: &std::collections::BTreeSet<Position>,
+        problems: &mut Vec<String>,
+    ) -> (u64, u64) {
+        let allocation = self.0.allocation.lock();
+        allocation.allocator.check(problems);
+        for &position in referenced {
+            if !allocation.allocator.is_taken(position) {
+                problems.push(format!("slot {position} is in use but not marked"));
+            }
+        }
+        let (taken, groups) = allocation.allocator.counts();
+        (taken.saturating_sub(referenced.len() as u64), groups)
+    }
+}

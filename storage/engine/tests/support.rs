@@ -1,0 +1,226 @@
+//! A disk in memory, requests in one line, and a plain map that says what every chunk must hold.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use common::{buf::BufPool, env::Env};
+use engine::{
+    Change, ChunkKey, Engine, EngineConfig, EngineError, ReadVersion, UpdateRequest, Updated,
+    device::{
+        Device,
+        mem::{MemDevice, PowerSwitch},
+    },
+    meta_store::mem::MemStore,
+};
+use types::{
+    checksum::Checksum,
+    chunk::{ChunkId, Update, UpdateTag},
+    id::{ChainId, ChannelId, ChannelSeq, ClientId, InodeId, TargetId},
+    version::{ChainVersion, ChunkVersion},
+};
+
+pub(crate) const TARGET: TargetId = TargetId(11);
+pub(crate) const CHAIN_VERSION: ChainVersion = ChainVersion(3);
+/// Chunks of tests: two size classes and more.
+pub(crate) const CHUNK_SIZE: u32 = 256 << 10;
+
+pub(crate) fn key(index: u32) -> ChunkKey {
+    let inode = InodeId(7);
+    ChunkKey {
+        target: TARGET,
+        chunk: ChunkId { inode, index },
+    }
+}
+
+pub(crate) fn config() -> EngineConfig {
+    EngineConfig {
+        preallocate_bytes: 1 << 20,
+        ..EngineConfig::default()
+    }
+}
+
+/// A disk in memory: survives its engine, and its power.
+#[derive(Clone)]
+pub(crate) struct MemDisk {
+    pub(crate) device: MemDevice,
+    pub(crate) store: MemStore,
+}
+
+impl MemDisk {
+    pub(crate) fn new(env: &Env, power: Arc<PowerSwitch>) -> Self {
+        Self {
+            device: MemDevice::new(env, power.clone()),
+            store: MemStore::new(power),
+        }
+    }
+
+    pub(crate) fn crash(&self, env: &Env, power: Arc<PowerSwitch>) -> Self {
+        Self {
+            device: self.device.crash(env, power.clone()),
+            store: self.store.crash(env, power),
+        }
+    }
+
+    pub(crate) async fn open(&self, env: &Env, config: EngineConfig) -> Engine {
+        self.open_with(env, Arc::new(self.device.clone()), config)
+            .await
+    }
+
+    /// Opens with another device, for example a faulty one, around this one's.
+    pub(crate) async fn open_with(
+        &self,
+        env: &Env,
+        device: Arc<dyn Device>,
+        config: EngineConfig,
+    ) -> Engine {
+        let store = Arc::new(self.store.clone());
+        let pool = BufPool::new(16 << 20);
+        Engine::open_on(env, device, store, config, pool)
+            .await
+            .unwrap()
+    }
+}
+
+/// An engine in memory with one target.
+pub(crate) async fn engine_with(config: EngineConfig) -> (Env, MemDisk, Engine) {
+    let env = Env::real();
+    let disk = MemDisk::new(&env, PowerSwitch::lasting());
+    let engine = disk.open(&env, config).await;
+    engine.create_target(TARGET, ChainId(1)).await.unwrap();
+    (env, disk, engine)
+}
+
+pub(crate) fn pattern(seed: u64, length: u32) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length as usize + 8);
+    while bytes.len() < length as usize {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(length as usize);
+    bytes
+}
+
+pub(crate) fn request(
+    key: ChunkKey,
+    version: u32,
+    change: Change,
+    payload: &[u8],
+) -> UpdateRequest {
+    let pool = BufPool::new(0);
+    UpdateRequest {
+        key,
+        chunk_size: CHUNK_SIZE,
+        change,
+        update_version: ChunkVersion(version),
+        chain_version: CHAIN_VERSION,
+        tag: Some(UpdateTag {
+            client: ClientId(5),
+            channel: ChannelId(1),
+            seq: ChannelSeq(u64::from(version)),
+        }),
+        payload: (!payload.is_empty()).then(|| pool.copy_from(payload).freeze()),
+        payload_checksum: Checksum::of(payload),
+    }
+}
+
+pub(crate) fn write_at(offset: u32, payload: &[u8]) -> Change {
+    Change::Update(Update::Write {
+        offset,
+        length: payload.len() as u32,
+    })
+}
+
+/// Updates and commits, as version `version`.
+pub(crate) async fn apply(
+    engine: &Engine,
+    key: ChunkKey,
+    version: u32,
+    change: Change,
+    payload: &[u8],
+) -> Result<Updated, EngineError> {
+    let updated = engine
+        .update(request(key, version, change, payload))
+        .await?;
+    engine
+        .commit(key, ChunkVersion(version), CHAIN_VERSION)
+        .await?;
+    Ok(updated)
+}
+
+/// Writes `payload` at `offset` as version `version`, committed.
+pub(crate) async fn put(engine: &Engine, key: ChunkKey, version: u32, offset: u32, payload: &[u8]) {
+    let change = write_at(offset, payload);
+    apply(engine, key, version, change, payload).await.unwrap();
+}
+
+pub(crate) async fn read_all(engine: &Engine, key: ChunkKey) -> Result<Vec<u8>, EngineError> {
+    let read = engine
+        .read(key, ReadVersion::Committed, 0, CHUNK_SIZE)
+        .await?;
+    assert_eq!(read.checksum, Checksum::of(&read.data));
+    assert_eq!(read.chunk_length as usize, read.data.len());
+    Ok(read.data.to_vec())
+}
+
+/// What a change makes of some content; `None` is a chunk that does not exist.
+pub(crate) fn changed(old: Option<&[u8]>, change: Change, payload: &[u8]) -> Option<Vec<u8>> {
+    let mut content = old.map(<[u8]>::to_vec).unwrap_or_default();
+    match change {
+        Change::Update(Update::Write { offset, length }) => {
+            let (start, end) = (offset as usize, (offset + length) as usize);
+            if length > 0 {
+                content.resize(content.len().max(end), 0);
+                content[start..end].copy_from_slice(payload);
+            }
+        }
+        Change::Update(Update::Extend { length }) => {
+            content.resize(content.len().max(length as usize), 0);
+        }
+        Change::Update(Update::Truncate { length }) => {
+            old?;
+            content.truncate(length as usize);
+        }
+        Change::Update(Update::Remove) => return None,
+        Change::Replace { .. } => content = payload.to_vec(),
+    }
+    Some(content)
+}
+
+/// A random change with its payload, of all kinds and at all kinds of edges.
+pub(crate) fn random_change(env: &Env) -> (Change, Vec<u8>) {
+    let below = |limit: u32| env.random_below(u64::from(limit)) as u32;
+    // Multiples of a block as often as not: those are where appends and whole blocks begin.
+    let position = |limit: u32| match below(4) {
+        0 => below(limit),
+        1 => below(limit / 8192) * 8192,
+        2 => below(limit.min(20_000)),
+        _ => below(8) * 8192 % limit,
+    };
+    match below(16) {
+        0 => (Change::Update(Update::Remove), Vec::new()),
+        1 | 2 => {
+            let length = position(CHUNK_SIZE);
+            (Change::Update(Update::Truncate { length }), Vec::new())
+        }
+        3 => {
+            let length = position(CHUNK_SIZE);
+            (Change::Update(Update::Extend { length }), Vec::new())
+        }
+        4 => {
+            let payload = pattern(env.random_u64(), position(CHUNK_SIZE));
+            let length = payload.len() as u32;
+            (Change::Replace { length }, payload)
+        }
+        _ => {
+            let offset = position(CHUNK_SIZE - 1);
+            let length = position(CHUNK_SIZE - offset);
+            let payload = pattern(env.random_u64(), length);
+            (write_at(offset, &payload), payload)
+        }
+    }
+}
+
+/// What every chunk must hold: content, and version.
+pub(crate) type Expected = BTreeMap<u32, (Option<Vec<u8>>, u32)>;

@@ -1,0 +1,123 @@
+//! The heartbeat (protocol M3, M4): reports disks and targets, renews the lease.
+
+use std::{sync::Arc, time::Duration};
+
+use client::MgmtdClient;
+use common::{env::Instant, shutdown::ShutdownSignal};
+use types::{
+    id::BootId,
+    node::NodeKind,
+    rpc::mgmtd::{Heartbeat, SendHeartbeat, TargetReport},
+    status::{Status, StatusCode},
+    target::LocalState,
+    version::HeartbeatNumber,
+};
+
+use crate::node::Node;
+
+/// The pause between heartbeats (M3).
+const INTERVAL: Duration = Duration::from_millis(500);
+/// One heartbeat is given up after this long; half of the lease, so that a second one can still save it.
+const LIMIT: Duration = Duration::from_millis(1000);
+/// One manager may take this long to answer.
+const ATTEMPT: Duration = Duration::from_millis(500);
+
+/// Sends heartbeats until shutdown.
+pub(crate) struct Heartbeats {
+    pub(crate) node: Arc<Node>,
+    pub(crate) mgmtd: MgmtdClient,
+    pub(crate) boot: BootId,
+    /// Where this node listens.
+    pub(crate) addresses: Vec<String>,
+    /// Failure domains.
+    pub(crate) tags: Vec<String>,
+}
+
+impl Heartbeats {
+    pub(crate) async fn run(self, mut end: ShutdownSignal) {
+        let node = &*self.node;
+        node.readiness
+            .not_ready("mgmtd", "no lease yet: the manager has not answered");
+        let mut number = HeartbeatNumber(0);
+        loop {
+            number.0 += 1;
+            let sent = node.env.now();
+            let heartbeat = self.heartbeat(number);
+            let call = self
+                .mgmtd
+                .call_within::<SendHeartbeat>(&heartbeat, sent + LIMIT, ATTEMPT);
+            let answered = tokio::select! {
+                answered = call => answered,
+                () = end.wait() => return,
+            };
+            match answered {
+                Ok(reply) => {
+                    node.lease
+                        .renew(sent, Duration::from_millis(reply.lease_ms));
+                    node.readiness.ready("mgmtd");
+                }
+                Err(status) => self.failed(&status, sent),
+            }
+            tokio::select! {
+                () = node.env.sleep_until(sent + INTERVAL) => {}
+                () = node.report.notified() => {}
+                () = end.wait() => return,
+            }
+        }
+    }
+
+    fn failed(&self, status: &Status, sent: Instant) {
+        let node = &*self.node;
+        if status.code == StatusCode::StaleHeartbeat {
+            tracing::error!(
+                node = node.id.0,
+                %status,
+                "the manager hears another process under this node's id; stop one of them or change `node_id`"
+            );
+        } else {
+            tracing::debug!(%status, "heartbeat not answered");
+        }
+        if !node.lease.is_valid(sent) {
+            node.readiness
+                .not_ready("mgmtd", format!("no lease: {status}"));
+        }
+    }
+
+    /// What is reported. Targets of a disk that failed leave their chains first.
+    fn heartbeat(&self, number: HeartbeatNumber) -> Heartbeat {
+        let node = &*self.node;
+        let mut targets = Vec::new();
+        for target in node.targets() {
+            if let Some(reason) = target.disk.failure() {
+                node.take_out(&target, &format!("its disk failed: {reason}"));
+            }
+            let view = target.view();
+            if view.chain.version.0 == 0 {
+                // It has not looked at any map yet.
+                continue;
+            }
+            let used = |engine: &engine::Engine| engine.used_by(target.id);
+            targets.push(TargetReport {
+                target: target.id,
+                chain_version: view.chain.version,
+                state: if target.disk.failure().is_some() {
+                    LocalState::Offline
+                } else {
+                    view.local
+                },
+                used_bytes: target.disk.engine().map_or(0, used),
+            });
+        }
+        Heartbeat {
+            node: node.id,
+            kind: NodeKind::Storage,
+            boot: self.boot,
+            number,
+            addresses: self.addresses.clone(),
+            tags: self.tags.clone(),
+            disks: node.disks.iter().map(|disk| disk.report()).collect(),
+            targets,
+            routing_version: node.routing.current().version,
+        }
+    }
+}

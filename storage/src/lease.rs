@@ -1,0 +1,46 @@
+//! The node's permission to act (protocol M4), on the monotonic clock only.
+//!
+//! The lease counts from when the heartbeat was *sent*: the manager counts from when it arrived, which is
+//! later, so the node always stops first.
+
+use std::time::Duration;
+
+use common::{env::Instant, sync::Mutex};
+
+/// Until when this node may answer.
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    until: Mutex<Option<Instant>>,
+}
+
+impl Lease {
+    /// A heartbeat sent at `sent` was answered with a lease of this length. Never shortens the lease:
+    /// answers may arrive out of order.
+    pub(crate) fn renew(&self, sent: Instant, length: Duration) {
+        let mut until = self.until.lock();
+        let renewed = sent + length;
+        *until = Some(until.map_or(renewed, |until| until.max(renewed)));
+    }
+
+    /// Whether the node may answer at `now`.
+    pub(crate) fn is_valid(&self, now: Instant) -> bool {
+        self.until.lock().is_some_and(|until| now < until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_counts_from_sending_and_runs_out() {
+        let sent = common::env::Env::seeded(1).now();
+        let lease = Lease::default();
+        assert!(!lease.is_valid(sent));
+        lease.renew(sent, Duration::from_secs(2));
+        assert!(lease.is_valid(sent + Duration::from_millis(1999)));
+        assert!(!lease.is_valid(sent + Duration::from_secs(2)));
+        lease.renew(sent - Duration::from_secs(1), Duration::from_secs(2));
+        assert!(lease.is_valid(sent + Duration::from_millis(1999)));
+    }
+}

@@ -1,0 +1,236 @@
+//! Starts a storage node: directories and disks, the network, the lease, the targets; and ends it.
+//!
+//! Order of the start: the data directory is locked, the disks open (which checks and repairs them), requests
+//! are served (and refused: there is no lease), then heartbeats begin, which tell the manager where this node
+//! listens. Order of the end: no new requests, those under way end, heartbeats stop, the disks close.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use client::{MgmtdClient, RoutingCache};
+use common::{
+    buf::BufPool,
+    data_dir::{DataDir, DataDirError},
+    env::{Env, Task},
+    http::{self, Readiness},
+    shutdown::Shutdown,
+};
+use engine::{Engine, OpenError};
+use net::{Endpoint, NetConfig, Server, Transports};
+use types::id::{BootId, ClientId, DiskIndex, NodeId};
+
+use crate::{
+    config::StorageConfig,
+    disk::Disk,
+    heartbeat::Heartbeats,
+    node::{Node, Parts},
+    service,
+};
+
+/// The version of the layout of a storage node's directory.
+const DATA_VERSION: u32 = 1;
+/// Disks of one node at most: `DiskIndex` is a byte.
+const DISKS_MAX: usize = 256;
+
+/// Why a storage node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory is in use, of another version, or not ours.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A disk's directory is in use, of another version, or not ours.
+    #[error("disk {index}: {source}")]
+    DiskDir {
+        /// Which disk.
+        index: usize,
+        /// What is wrong.
+        source: DataDirError,
+    },
+    /// No disk could be opened.
+    #[error("no disk could be opened; first: {reason}")]
+    NoDisk {
+        /// What the first said.
+        reason: String,
+    },
+    /// Too many disks are configured.
+    #[error("{count} disks are configured; a node has at most 256")]
+    TooManyDisks {
+        /// How many.
+        count: usize,
+    },
+    /// No manager is configured.
+    #[error("no manager is configured; set `mgmtd` to the managers' addresses")]
+    NoManager,
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] net::ServeError),
+    /// The admin address is none.
+    #[error("`admin_listen` is not an address: {address}")]
+    AdminAddress {
+        /// What was given.
+        address: String,
+    },
+    /// The admin address cannot be listened on.
+    #[error(
+        "cannot listen on the admin address {address}: {source}; choose another with `admin_listen`"
+    )]
+    AdminListen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A storage node that listens.
+#[derive(Debug)]
+pub struct RunningStorage {
+    address: String,
+    admin_address: SocketAddr,
+    node: Arc<Node>,
+    server: Server,
+    tasks: Vec<Task<()>>,
+    _data: DataDir,
+}
+
+impl RunningStorage {
+    /// Where requests are served.
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// Where `/metrics` and `/healthz` are served.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Why the node is not ready yet.
+    pub fn readiness(&self) -> Readiness {
+        self.node.readiness.clone()
+    }
+
+    /// Waits for the end that the shutdown asked for.
+    pub async fn join(self) {
+        self.server.join().await;
+        for task in self.tasks {
+            // A task that panicked has ended as well; the panic hook has logged it.
+            let _ended = task.join().await;
+        }
+        for disk in &self.node.disks {
+            if let Ok(engine) = disk.engine() {
+                engine.close().await;
+            }
+        }
+    }
+}
+
+/// Starts a storage node; returns once it listens.
+///
+/// # Errors
+/// See `ServeError`.
+pub async fn serve(
+    config: StorageConfig,
+    env: Env,
+    shutdown: Shutdown,
+) -> Result<RunningStorage, ServeError> {
+    if config.mgmtd.is_empty() {
+        return Err(ServeError::NoManager);
+    }
+    let admin: SocketAddr = config
+        .admin_listen
+        .parse()
+        .map_err(|_| ServeError::AdminAddress {
+            address: config.admin_listen.clone(),
+        })?;
+    let data = DataDir::open(&config.data, "storage", DATA_VERSION)?;
+    let buffers = BufPool::new(usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX));
+    let disks = open_disks(&env, &config, &buffers).await?;
+    let endpoint = Endpoint::new(&env, Transports::tcp(), buffers, NetConfig::default());
+    let client = ClientId(env.random_u128());
+    let mgmtd = MgmtdClient::new(&env, endpoint.clone(), config.mgmtd.clone(), client);
+    let routing = RoutingCache::new(&env, mgmtd.clone());
+    let node = Arc::new(Node::new(Parts {
+        env: env.clone(),
+        id: NodeId(config.node_id),
+        endpoint: endpoint.clone(),
+        routing: routing.clone(),
+        disks,
+    }));
+
+    let handler = Arc::new(service::router(&node));
+    let server = endpoint
+        .serve(&config.listen, handler, shutdown.signal())
+        .await?;
+    let address = server.address();
+    let readiness = node.readiness.clone();
+    let page = axum::Router::new();
+    let (admin_address, admin_task) = http::serve(&env, admin, readiness, page, shutdown.signal())
+        .await
+        .map_err(|source| ServeError::AdminListen {
+            address: admin,
+            source,
+        })?;
+    let mut tasks = vec![admin_task];
+    tasks.extend(routing.start(shutdown.signal()));
+    let follow = node.clone().follow_maps(shutdown.signal());
+    tasks.push(env.spawn("targets", follow));
+    let heartbeats = Heartbeats {
+        node: node.clone(),
+        mgmtd,
+        boot: BootId(env.random_u64()),
+        addresses: advertised(&config, &address),
+        tags: config.tags,
+    };
+    tasks.push(env.spawn("heartbeat", heartbeats.run(shutdown.signal())));
+    tracing::info!(node = node.id.0, address, %admin_address, "storage node listens");
+    Ok(RunningStorage {
+        address,
+        admin_address,
+        node,
+        server,
+        tasks,
+        _data: data,
+    })
+}
+
+fn advertised(config: &StorageConfig, address: &str) -> Vec<String> {
+    if config.advertise.is_empty() {
+        vec![address.to_owned()]
+    } else {
+        config.advertise.clone()
+    }
+}
+
+/// Opens the disks. One that does not open is reported as failed, and the others serve; a directory that is
+/// not ours or in use is a mistake of whoever starts the node, who hears of it.
+async fn open_disks(
+    env: &Env,
+    config: &StorageConfig,
+    buffers: &BufPool,
+) -> Result<Vec<Arc<Disk>>, ServeError> {
+    let dirs = config.disk_dirs();
+    if dirs.len() > DISKS_MAX {
+        return Err(ServeError::TooManyDisks { count: dirs.len() });
+    }
+    let mut disks = Vec::new();
+    for (index, dir) in (0..=u8::MAX).zip(dirs) {
+        let opened = Engine::open(env, &dir, config.engine(), buffers.clone()).await;
+        let engine = match opened {
+            Ok(engine) => Ok(engine),
+            Err(OpenError::Directory(source)) => {
+                let index = usize::from(index);
+                return Err(ServeError::DiskDir { index, source });
+            }
+            Err(error) => {
+                tracing::error!(disk = index, dir = %dir.display(), %error, "disk out of service");
+                Err(error.to_string())
+            }
+        };
+        disks.push(Arc::new(Disk::new(DiskIndex(index), dir, engine)));
+    }
+    if let Some(reason) = disks.first().and_then(|disk| disk.failure())
+        && disks.iter().all(|disk| disk.failure().is_some())
+    {
+        return Err(ServeError::NoDisk { reason });
+    }
+    Ok(disks)
+}

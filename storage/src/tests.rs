@@ -1,0 +1,9 @@
+//! Chains of whole replicas in one process: the real service, drivers and engines, a network in memory, and
+//! a manager that is the test itself (it hands out maps).
+
+mod cluster;
+mod failure;
+mod membership;
+mod reading;
+mod resyncing;
+mod writing;

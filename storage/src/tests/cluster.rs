@@ -1,0 +1,457 @@
+//! The test's cluster: nodes with one disk each, one chain over them, and a client.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use client::RoutingCache;
+use common::{
+    buf::{BufPool, RegisteredBuf},
+    env::Env,
+    shutdown::Shutdown,
+};
+use engine::{DeviceKind, Engine, EngineConfig, SyncPolicy};
+use net::{Bulk, Endpoint, MemNetwork, NetConfig, Server, Transports};
+use types::{
+    chain::{Chain, ChainTarget},
+    checksum::Checksum,
+    chunk::{ChunkId, ChunkMeta, Update, UpdateTag},
+    id::{
+        ChainId, ChannelId, ChannelSeq, ClientId, DiskIndex, InodeId, NodeId, RequestId, TargetId,
+    },
+    node::{Node as NodeEntry, NodeKind, NodeStatus},
+    routing::RoutingInfo,
+    rpc::{
+        BulkIndex, Caller,
+        storage::{
+            ReadChunks, ReadDone, ReadItem, ReadMode, ReadRequest, UpdateChunks, UpdateDone,
+            UpdateItem, UpdateRequest,
+        },
+    },
+    status::Status,
+    target::{LocalState, PublicState, Target as TargetEntry},
+    user::Identity,
+    version::{ChainVersion, RoutingVersion},
+};
+
+use crate::{
+    disk::Disk,
+    node::{Node, Parts},
+    service,
+    target::{Target, View},
+};
+
+pub(crate) const CHAIN: ChainId = ChainId(1);
+pub(crate) const CHUNK_SIZE: u32 = 64 << 10;
+pub(crate) use PublicState::{LastServing, Offline, Serving, Syncing, Waiting};
+
+/// A node that runs.
+pub(crate) struct TestNode {
+    pub(crate) node: Arc<Node>,
+    pub(crate) engine: Engine,
+    server: Server,
+    shutdown: Shutdown,
+}
+
+/// See the module's text. Node n holds target n.
+pub(crate) struct Cluster {
+    pub(crate) env: Env,
+    network: MemNetwork,
+    dir: tempfile::TempDir,
+    nodes: BTreeMap<u64, TestNode>,
+    map: RoutingInfo,
+    endpoint: Endpoint,
+    next_seq: std::sync::atomic::AtomicU64,
+}
+
+pub(crate) fn chunk(index: u32) -> ChunkId {
+    ChunkId {
+        inode: InodeId(7),
+        index,
+    }
+}
+
+pub(crate) fn tag(channel: u16, seq: u64) -> UpdateTag {
+    UpdateTag {
+        client: ClientId(42),
+        channel: ChannelId(channel),
+        seq: ChannelSeq(seq),
+    }
+}
+
+fn buffers() -> BufPool {
+    BufPool::new(16 << 20)
+}
+
+fn endpoint(env: &Env, network: &MemNetwork) -> Endpoint {
+    let transports = Transports::with_mem(network.clone());
+    Endpoint::new(env, transports, buffers(), NetConfig::default())
+}
+
+impl Cluster {
+    /// `count` nodes whose targets all serve.
+    pub(crate) async fn start(count: u64) -> Self {
+        let env = Env::real();
+        let network = MemNetwork::default();
+        let mut cluster = Self {
+            endpoint: endpoint(&env, &network),
+            dir: tempfile::tempdir().unwrap(),
+            nodes: BTreeMap::new(),
+            map: RoutingInfo::default(),
+            next_seq: std::sync::atomic::AtomicU64::new(1),
+            env,
+            network,
+        };
+        for id in 1..=count {
+            let node = NodeId(id as u32);
+            cluster.map.nodes.insert(
+                node,
+                NodeEntry {
+                    id: node,
+                    kind: NodeKind::Storage,
+                    addresses: vec![format!("mem://node-{id}")],
+                    tags: vec![],
+                    status: NodeStatus::Alive,
+                },
+            );
+            cluster.map.targets.insert(
+                TargetId(id),
+                TargetEntry {
+                    id: TargetId(id),
+                    node,
+                    disk: DiskIndex(0),
+                    chain: CHAIN,
+                    created: false,
+                },
+            );
+            cluster.start_node(id).await;
+        }
+        let all: Vec<(u64, PublicState)> = (1..=count).map(|id| (id, Serving)).collect();
+        cluster.set_chain(&all);
+        for id in 1..=count {
+            cluster.wait_local(id, LocalState::UpToDate).await;
+        }
+        for target in cluster.map.targets.values_mut() {
+            target.created = true;
+        }
+        cluster
+    }
+
+    /// Starts a node over its directory, as after a restart.
+    pub(crate) async fn start_node(&mut self, id: u64) {
+        let dir = self.dir.path().join(id.to_string());
+        let engine = open_engine(&self.env, &dir).await;
+        let disk = Disk::new(DiskIndex(0), dir, Ok(engine.clone()));
+        let routing = RoutingCache::detached(&self.env);
+        routing.offer(self.map.clone());
+        let endpoint = endpoint(&self.env, &self.network);
+        let node = Arc::new(Node::new(Parts {
+            env: self.env.clone(),
+            id: NodeId(id as u32),
+            endpoint: endpoint.clone(),
+            routing,
+            disks: vec![Arc::new(disk)],
+        }));
+        node.lease.renew(self.env.now(), Duration::from_secs(3600));
+        let shutdown = Shutdown::new();
+        let handler = Arc::new(service::router(&node));
+        let address = format!("mem://node-{id}");
+        let server = endpoint
+            .serve(&address, handler, shutdown.signal())
+            .await
+            .unwrap();
+        let follow = node.clone().follow_maps(shutdown.signal());
+        drop(self.env.spawn("targets", follow));
+        let running = TestNode {
+            node,
+            engine,
+            server,
+            shutdown,
+        };
+        self.nodes.insert(id, running);
+    }
+
+    /// Ends a node at once; its directory stays.
+    pub(crate) async fn kill(&mut self, id: u64) {
+        let node = self.nodes.remove(&id).unwrap();
+        node.shutdown.trigger();
+        node.server.kill().await;
+        node.engine.close().await;
+    }
+
+    /// The disk of a node that does not run is replaced by an empty one.
+    pub(crate) fn lose_disk(&self, id: u64) {
+        std::fs::remove_dir_all(self.dir.path().join(id.to_string())).unwrap();
+    }
+
+    /// The next version of the chain, known to every node that runs.
+    pub(crate) fn set_chain(&mut self, targets: &[(u64, PublicState)]) {
+        self.change_chain(targets);
+        for node in self.nodes.values() {
+            node.node.routing.offer(self.map.clone());
+        }
+    }
+
+    /// The next version of the chain, known to these nodes only.
+    pub(crate) fn set_chain_at(&mut self, targets: &[(u64, PublicState)], ids: &[u64]) {
+        self.change_chain(targets);
+        for id in ids {
+            self.nodes[id].node.routing.offer(self.map.clone());
+        }
+    }
+
+    fn change_chain(&mut self, targets: &[(u64, PublicState)]) {
+        self.map.version = RoutingVersion(self.map.version.0 + 1);
+        let version = self
+            .map
+            .chains
+            .get(&CHAIN)
+            .map_or(ChainVersion(1), |chain| chain.version.next());
+        let targets = targets
+            .iter()
+            .map(|&(id, state)| ChainTarget {
+                id: TargetId(id),
+                state,
+            })
+            .collect();
+        let chain = Chain {
+            id: CHAIN,
+            version,
+            targets,
+            preferred: vec![],
+        };
+        self.map.chains.insert(CHAIN, chain);
+    }
+
+    pub(crate) fn node(&self, id: u64) -> &TestNode {
+        &self.nodes[&id]
+    }
+
+    pub(crate) fn engine(&self, id: u64) -> &Engine {
+        &self.nodes[&id].engine
+    }
+
+    pub(crate) fn target(&self, id: u64) -> Arc<Target> {
+        self.nodes[&id].node.target_of(CHAIN).unwrap()
+    }
+
+    pub(crate) fn view(&self, id: u64) -> Arc<View> {
+        self.target(id).view()
+    }
+
+    pub(crate) fn meta(&self, id: u64, chunk: ChunkId) -> Option<ChunkMeta> {
+        self.engine(id).get(self.target(id).key(chunk)).unwrap()
+    }
+
+    /// The chunks of a target without what may differ between replicas.
+    pub(crate) fn contents(&self, id: u64) -> Vec<(ChunkId, bool, u32, u32, Checksum, bool)> {
+        let first = ChunkId {
+            inode: InodeId(0),
+            index: 0,
+        };
+        let listed = self.engine(id).list(TargetId(id), first, 100_000).unwrap();
+        listed
+            .iter()
+            .map(|m| {
+                let checksum = if m.exists { m.checksum } else { Checksum(0) };
+                let version = m.commit_version.0;
+                (
+                    m.id,
+                    m.exists,
+                    m.length,
+                    version,
+                    checksum,
+                    m.pending.is_some(),
+                )
+            })
+            .collect()
+    }
+
+    pub(crate) async fn wait_local(&self, id: u64, local: LocalState) {
+        self.wait(&format!("target {id} to be {local:?}"), || {
+            self.nodes[&id].node.target_of(CHAIN).is_ok_and(|target| {
+                target.view().local == local && target.view().chain.version.0 > 0
+            })
+        })
+        .await;
+    }
+
+    /// Waits until the node's target works by the newest chain.
+    pub(crate) async fn wait_chain(&self, id: u64) {
+        let version = self.map.chains[&CHAIN].version;
+        self.wait(&format!("target {id} to follow the map"), || {
+            let target = self.nodes[&id].node.target_of(CHAIN);
+            target.is_ok_and(|target| target.view().chain.version == version)
+        })
+        .await;
+    }
+
+    pub(crate) async fn wait(&self, what: &str, condition: impl Fn() -> bool) {
+        let deadline = self.env.now() + Duration::from_secs(10);
+        while !condition() {
+            assert!(self.env.now() < deadline, "waited in vain for {what}");
+            self.env.sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub(crate) fn version(&self) -> ChainVersion {
+        self.map.chains[&CHAIN].version
+    }
+
+    fn caller(&self) -> Caller {
+        Caller {
+            client: ClientId(42),
+            request: RequestId(1),
+            identity: Identity::root(),
+        }
+    }
+
+    /// A tag nobody has used, on a channel of its own.
+    pub(crate) fn fresh_tag(&self) -> UpdateTag {
+        let seq = self
+            .next_seq
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        tag((seq % 60_000) as u16, seq)
+    }
+
+    /// One update to node `to`.
+    pub(crate) async fn update(
+        &self,
+        to: u64,
+        item: UpdateItem,
+        payload: &[u8],
+        limit: Duration,
+    ) -> Result<UpdateDone, Status> {
+        let sources = item
+            .payload
+            .iter()
+            .map(|_| self.endpoint.buffers().copy_from(payload).freeze())
+            .collect();
+        let bulk = Bulk {
+            sources,
+            ..Bulk::default()
+        };
+        let request = UpdateRequest {
+            updates: vec![item],
+        };
+        let address = format!("mem://node-{to}");
+        let caller = self.caller();
+        let deadline = self.env.now() + limit;
+        let call = self
+            .endpoint
+            .call::<UpdateChunks>(&address, &caller, &request, bulk, deadline);
+        call.await.result?.results.remove(0)
+    }
+
+    pub(crate) fn item(&self, chunk: ChunkId, update: Update, tag: UpdateTag) -> UpdateItem {
+        UpdateItem {
+            chain: CHAIN,
+            chain_version: self.version(),
+            chunk,
+            chunk_size: CHUNK_SIZE,
+            update,
+            payload: None,
+            checksum: Checksum::default(),
+            tag,
+        }
+    }
+
+    pub(crate) fn write_item(
+        &self,
+        chunk: ChunkId,
+        offset: u32,
+        bytes: &[u8],
+        tag: UpdateTag,
+    ) -> UpdateItem {
+        let length = bytes.len() as u32;
+        UpdateItem {
+            payload: Some(BulkIndex(0)),
+            checksum: Checksum::of(bytes),
+            ..self.item(chunk, Update::Write { offset, length }, tag)
+        }
+    }
+
+    /// Writes through node `to` with a fresh tag.
+    pub(crate) async fn write(
+        &self,
+        to: u64,
+        chunk: ChunkId,
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<UpdateDone, Status> {
+        let item = self.write_item(chunk, offset, bytes, self.fresh_tag());
+        self.update(to, item, bytes, Duration::from_secs(10)).await
+    }
+
+    /// Reads from target `at`.
+    pub(crate) async fn read(
+        &self,
+        at: u64,
+        chunk: ChunkId,
+        mode: ReadMode,
+    ) -> Result<(Vec<u8>, ReadDone), Status> {
+        let item = ReadItem {
+            chain: CHAIN,
+            chain_version: self.version(),
+            target: TargetId(at),
+            chunk,
+            offset: 0,
+            length: CHUNK_SIZE,
+            destination: BulkIndex(0),
+            destination_offset: 0,
+        };
+        let request = ReadRequest {
+            reads: vec![item],
+            mode,
+        };
+        let destination: RegisteredBuf =
+            self.endpoint.buffers().allocate_zeroed(CHUNK_SIZE as usize);
+        let bulk = Bulk {
+            destinations: vec![destination],
+            ..Bulk::default()
+        };
+        let address = format!("mem://node-{at}");
+        let caller = self.caller();
+        let deadline = self.env.now() + Duration::from_secs(5);
+        let reply = self
+            .endpoint
+            .call::<ReadChunks>(&address, &caller, &request, bulk, deadline)
+            .await;
+        let done = reply.result?.results.remove(0)?;
+        let bytes = reply.destinations[0][..done.length as usize].to_vec();
+        assert_eq!(done.checksum, Checksum::of(&bytes));
+        Ok((bytes, done))
+    }
+
+    /// Asks node `to` anything.
+    pub(crate) async fn ask<M: types::rpc::Rpc>(
+        &self,
+        to: u64,
+        request: &M::Request,
+    ) -> Result<M::Response, Status> {
+        let address = format!("mem://node-{to}");
+        let deadline = self.env.now() + Duration::from_secs(5);
+        let caller = self.caller();
+        self.endpoint
+            .ask::<M>(&address, &caller, request, deadline)
+            .await
+    }
+}
+
+async fn open_engine(env: &Env, dir: &Path) -> Engine {
+    let config = EngineConfig {
+        device: DeviceKind::Direct,
+        sync: SyncPolicy::OnFsync,
+        capacity_bytes: 8 << 30,
+        reserve_bytes: 0,
+        preallocate_bytes: 1 << 20,
+        ..EngineConfig::default()
+    };
+    // A node that was killed holds its directory until its last task has seen the shutdown.
+    let deadline = env.now() + Duration::from_secs(10);
+    loop {
+        match Engine::open(env, dir, config.clone(), buffers()).await {
+            Ok(engine) => return engine,
+            Err(error) => assert!(env.now() < deadline, "{error}"),
+        }
+        env.sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,175 @@
+//! Writes while replicas die, and what they leave behind.
+
+use std::time::Duration;
+
+use types::{
+    chunk::Update, rpc::storage::ReadMode, status::StatusCode, target::LocalState,
+    version::ChunkVersion,
+};
+
+use super::cluster::{CHAIN, Cluster, Offline, Serving, chunk, tag};
+
+const LONG: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_write_in_flight_survives_the_death_of_the_tail() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.kill(3).await;
+    let item = cluster.write_item(chunk(0), 0, b"data", tag(0, 1));
+    // It cannot end while the map still names the dead tail.
+    let write = cluster.update(1, item, b"data", LONG);
+    assert!(cluster.env.timeout(SHORT, write).await.is_err());
+    assert!(cluster.meta(2, chunk(0)).unwrap().pending.is_some());
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Offline)]);
+    // The client is gone; the write goes on to its end all the same.
+    let committed = || {
+        (1..=2).all(|id| {
+            let meta = cluster.meta(id, chunk(0));
+            meta.is_some_and(|m| m.commit_version == ChunkVersion(1) && m.pending.is_none())
+        })
+    };
+    cluster.wait("the write to be committed", committed).await;
+}
+
+#[tokio::test]
+async fn a_promoted_head_answers_the_retry_of_a_write_it_followed() {
+    let mut cluster = Cluster::start(3).await;
+    let item = cluster.write_item(chunk(0), 0, b"once", tag(0, 1));
+    let done = cluster.update(1, item, b"once", LONG).await.unwrap();
+    cluster.kill(1).await;
+    cluster.set_chain(&[(2, Serving), (3, Serving), (1, Offline)]);
+    cluster.write(2, chunk(0), 0, b"then").await.unwrap();
+    let retry = cluster.write_item(chunk(0), 0, b"once", tag(0, 1));
+    let answer = cluster.update(2, retry, b"once", LONG).await.unwrap();
+    assert_eq!(answer.commit_version, done.commit_version);
+    let (bytes, _) = cluster
+        .read(3, chunk(0), ReadMode::Linearizable)
+        .await
+        .unwrap();
+    assert_eq!(bytes, b"then");
+}
+
+#[tokio::test]
+async fn a_promoted_head_finishes_a_write_it_had_pending_once() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.write(1, chunk(0), 0, b"base").await.unwrap();
+    cluster.kill(3).await;
+    let item = cluster.write_item(chunk(0), 4, b" and more", tag(0, 1));
+    let lost = cluster.update(1, item, b" and more", SHORT).await;
+    assert_eq!(lost.unwrap_err().code, StatusCode::DeadlineExceeded);
+    cluster.kill(1).await;
+    cluster.set_chain(&[(2, Serving), (1, Offline), (3, Offline)]);
+    cluster.wait_chain(2).await;
+    let retry = cluster.write_item(chunk(0), 4, b" and more", tag(0, 1));
+    let done = cluster.update(2, retry, b" and more", LONG).await.unwrap();
+    assert_eq!((done.length, done.commit_version), (13, ChunkVersion(2)));
+}
+
+#[tokio::test]
+async fn what_was_left_pending_is_settled_before_the_next_update() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.kill(3).await;
+    let item = cluster.write_item(chunk(0), 0, b"AAAA", tag(0, 1));
+    let lost = cluster.update(1, item, b"AAAA", SHORT).await;
+    assert_eq!(lost.unwrap_err().code, StatusCode::DeadlineExceeded);
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Offline)]);
+    let done = cluster.write(1, chunk(0), 4, b"BBBB").await.unwrap();
+    assert_eq!(done.commit_version, ChunkVersion(2));
+    for id in 1..=2 {
+        let (bytes, _) = cluster
+            .read(id, chunk(0), ReadMode::Linearizable)
+            .await
+            .unwrap();
+        assert_eq!(bytes, b"AAAABBBB");
+    }
+}
+
+#[tokio::test]
+async fn a_removal_does_not_wait_for_what_was_left_pending() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.kill(2).await;
+    let item = cluster.write_item(chunk(0), 0, b"AAAA", tag(0, 1));
+    let lost = cluster.update(1, item, b"AAAA", SHORT).await;
+    assert!(lost.is_err());
+    cluster.set_chain(&[(1, Serving), (2, Offline)]);
+    let remove = cluster.item(chunk(0), Update::Remove, tag(1, 1));
+    let done = cluster.update(1, remove, b"", LONG).await.unwrap();
+    assert_eq!(done.commit_version, ChunkVersion(2));
+    assert!(!cluster.meta(1, chunk(0)).unwrap().exists);
+}
+
+#[tokio::test]
+async fn a_successor_that_lacks_versions_gets_the_whole_chunk() {
+    let cluster = Cluster::start(3).await;
+    cluster.write(1, chunk(0), 0, b"one two").await.unwrap();
+    cluster.write(1, chunk(0), 4, b"TWO").await.unwrap();
+    for id in [2, 3] {
+        let key = cluster.target(id).key(chunk(0));
+        cluster.engine(id).drop_chunk(key).await.unwrap();
+    }
+    cluster.write(1, chunk(0), 7, b" three").await.unwrap();
+    for id in 1..=3 {
+        let (bytes, _) = cluster
+            .read(id, chunk(0), ReadMode::Linearizable)
+            .await
+            .unwrap();
+        assert_eq!(bytes, b"one TWO three", "target {id}");
+    }
+}
+
+#[tokio::test]
+async fn replicas_that_differ_never_commit_and_one_leaves() {
+    let cluster = Cluster::start(2).await;
+    cluster.write(1, chunk(0), 0, b"same bytes").await.unwrap();
+    // The tail gets other bytes behind everyone's back, at the same version.
+    swap_content(&cluster, 2, b"SAME bytes").await;
+    let item = cluster.write_item(chunk(0), 4, b"-", tag(0, 1));
+    let status = cluster.update(1, item, b"-", LONG).await.unwrap_err();
+    assert_eq!(status.code, StatusCode::ReplicaDiverged);
+    assert_eq!(cluster.view(1).local, LocalState::Offline);
+    let mine = cluster.meta(1, chunk(0)).unwrap();
+    assert_eq!(mine.commit_version, ChunkVersion(1), "never committed");
+}
+
+/// Gives a replica other bytes under the version it has.
+async fn swap_content(cluster: &Cluster, id: u64, bytes: &[u8]) {
+    let key = cluster.target(id).key(chunk(0));
+    let engine = cluster.engine(id);
+    let version = engine.get(key).unwrap().unwrap().commit_version;
+    engine.drop_chunk(key).await.unwrap();
+    let payload = common::buf::BufPool::new(0).copy_from(bytes).freeze();
+    let request = engine::UpdateRequest {
+        key,
+        chunk_size: super::cluster::CHUNK_SIZE,
+        change: engine::Change::Replace {
+            length: bytes.len() as u32,
+        },
+        update_version: version,
+        chain_version: cluster.version(),
+        tag: None,
+        payload: Some(payload),
+        payload_checksum: types::checksum::Checksum::of(bytes),
+    };
+    engine.update(request).await.unwrap();
+    engine
+        .commit(key, version, cluster.version())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_knows_an_older_map_catches_up() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.set_chain_at(&[(1, Serving), (2, Serving)], &[1]);
+    cluster.wait_chain(1).await;
+    let item = cluster.write_item(chunk(0), 0, b"data", tag(0, 1));
+    let write = cluster.update(1, item, b"data", LONG);
+    tokio::pin!(write);
+    assert!(cluster.env.timeout(SHORT, &mut write).await.is_err());
+    let map = cluster.node(1).node.routing.current();
+    cluster.node(2).node.routing.offer((*map).clone());
+    let done = write.await.unwrap();
+    assert_eq!(done.commit_version, ChunkVersion(1));
+    assert!(cluster.node(1).node.target_of(CHAIN).is_ok());
+}

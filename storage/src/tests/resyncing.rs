@@ -1,0 +1,155 @@
+//! A returning target is filled by its predecessor (protocol section 8), under writes.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use types::{chunk::Update, rpc::storage::ReadMode, target::LocalState, version::ChunkVersion};
+
+use super::cluster::{Cluster, Offline, Serving, Syncing, Waiting, chunk, tag};
+
+/// Takes target 3 out and lets the chain go on without it.
+async fn leave(cluster: &mut Cluster) {
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Offline)]);
+    cluster.wait_local(3, LocalState::Online).await;
+    for id in 1..=2 {
+        cluster.wait_chain(id).await;
+    }
+}
+
+/// Brings target 3 back; returns when it says that it holds everything.
+async fn come_back(cluster: &mut Cluster) {
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Waiting)]);
+    cluster.wait_chain(3).await;
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Syncing)]);
+    cluster.wait_local(3, LocalState::UpToDate).await;
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Serving)]);
+    for id in 1..=3 {
+        cluster.wait_chain(id).await;
+    }
+}
+
+fn assert_equal(cluster: &Cluster) {
+    let first = cluster.contents(1);
+    assert!(first.iter().all(|(.., pending)| !pending), "{first:?}");
+    for id in 2..=3 {
+        assert_eq!(cluster.contents(id), first, "target {id}");
+    }
+}
+
+#[tokio::test]
+async fn a_returning_target_gets_exactly_what_it_lacks() {
+    let mut cluster = Cluster::start(3).await;
+    for index in 0..20 {
+        cluster.write(1, chunk(index), 0, b"before").await.unwrap();
+    }
+    leave(&mut cluster).await;
+    for index in (0..30).step_by(3) {
+        cluster.write(1, chunk(index), 2, b"during").await.unwrap();
+    }
+    let remove = cluster.item(chunk(1), Update::Remove, tag(0, 1));
+    let limit = Duration::from_secs(5);
+    cluster.update(1, remove, b"", limit).await.unwrap();
+    // A chunk of an earlier life that nobody else knows.
+    let stray = cluster.target(3).key(chunk(500));
+    make(&cluster, stray, 4, b"stray").await;
+    // And one whose version there is higher than what the others ever committed.
+    make(
+        &cluster,
+        cluster.target(3).key(chunk(2)),
+        9,
+        b"never acknowledged",
+    )
+    .await;
+    come_back(&mut cluster).await;
+    assert_equal(&cluster);
+    assert_eq!(cluster.meta(3, chunk(500)), None);
+    let (bytes, _) = cluster
+        .read(3, chunk(0), ReadMode::Linearizable)
+        .await
+        .unwrap();
+    assert_eq!(bytes, b"beduring");
+    assert!(!cluster.meta(3, chunk(1)).unwrap().exists);
+    cluster.write(1, chunk(2), 0, b"after").await.unwrap();
+    assert_equal(&cluster);
+}
+
+async fn make(cluster: &Cluster, key: engine::ChunkKey, version: u32, bytes: &[u8]) {
+    let engine = cluster.engine(3);
+    let payload = common::buf::BufPool::new(0).copy_from(bytes).freeze();
+    let chain_version = types::version::ChainVersion(1);
+    let request = engine::UpdateRequest {
+        key,
+        chunk_size: super::cluster::CHUNK_SIZE,
+        change: engine::Change::Replace {
+            length: bytes.len() as u32,
+        },
+        update_version: ChunkVersion(version),
+        chain_version,
+        tag: None,
+        payload: Some(payload),
+        payload_checksum: types::checksum::Checksum::of(bytes),
+    };
+    engine.update(request).await.unwrap();
+    let version = ChunkVersion(version);
+    engine.commit(key, version, chain_version).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_resync_under_writes_ends_with_equal_replicas() {
+    let mut cluster = Cluster::start(3).await;
+    for index in 0..60 {
+        cluster.write(1, chunk(index), 0, &[1; 2000]).await.unwrap();
+    }
+    leave(&mut cluster).await;
+    for index in 0..60 {
+        cluster.write(1, chunk(index), 0, &[2; 1000]).await.unwrap();
+    }
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Syncing)]);
+    // Writers hit old chunks, make new ones and remove some, ahead of the walk and behind it.
+    let writers = (0..8_u32).map(|writer| {
+        let cluster = &cluster;
+        async move {
+            for round in 0..25_u32 {
+                let index = (writer * 31 + round * 7) % 90;
+                let bytes = [writer as u8; 700];
+                let offset = round * 100;
+                cluster
+                    .write(1, chunk(index), offset, &bytes)
+                    .await
+                    .unwrap();
+                if round % 9 == 8 {
+                    let item = cluster.item(chunk(index), Update::Remove, cluster.fresh_tag());
+                    let limit = Duration::from_secs(5);
+                    cluster.update(1, item, b"", limit).await.unwrap();
+                }
+            }
+        }
+    });
+    join_all(writers).await;
+    cluster.wait_local(3, LocalState::UpToDate).await;
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Serving)]);
+    for id in 1..=3 {
+        cluster.wait_chain(id).await;
+    }
+    assert_equal(&cluster);
+    cluster.write(1, chunk(3), 5, b"after").await.unwrap();
+    assert_equal(&cluster);
+}
+
+#[tokio::test]
+async fn a_resync_goes_on_when_the_predecessor_dies() {
+    let mut cluster = Cluster::start(3).await;
+    leave(&mut cluster).await;
+    for index in 0..30 {
+        cluster.write(1, chunk(index), 0, b"during").await.unwrap();
+    }
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Syncing)]);
+    cluster.kill(2).await;
+    cluster.set_chain(&[(1, Serving), (3, Syncing), (2, Offline)]);
+    cluster.wait_local(3, LocalState::UpToDate).await;
+    cluster.set_chain(&[(1, Serving), (3, Serving), (2, Offline)]);
+    cluster.wait_chain(1).await;
+    cluster.wait_chain(3).await;
+    assert_eq!(cluster.contents(1), cluster.contents(3));
+    assert_eq!(cluster.contents(3).len(), 30);
+}
