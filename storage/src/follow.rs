@@ -37,6 +37,8 @@ pub(crate) async fn forward(
     let follower = |standing: &Standing<'_>| standing.check_follower(request.from, version);
     node.check(&target, &view, follower)?;
 
+    let bytes = payload.as_ref().map_or(0, |payload| payload.len());
+    let _place = node.room.take(view.behind(target.id), bytes)?;
     let _entered = target.enter(&node.env, request.chunk, deadline).await?;
     let state = node.check(&target, &target.view(), follower)?;
     let engine = target.disk.engine()?;

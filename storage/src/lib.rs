@@ -23,6 +23,7 @@ mod read;
 mod remove;
 mod replica;
 mod resync;
+mod room;
 mod service;
 mod target;
 mod write;

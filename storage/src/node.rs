@@ -34,6 +34,7 @@ use crate::{
     lease::Lease,
     replica::role::{Refusal, Standing},
     resync,
+    room::Room,
     target::{Target, View, driver},
 };
 
@@ -58,6 +59,7 @@ pub(crate) struct Node {
     pub(crate) disks: Vec<Arc<Disk>>,
     pub(crate) lease: Lease,
     pub(crate) readiness: Readiness,
+    pub(crate) room: Room,
     /// Asks for a heartbeat at once.
     pub(crate) report: Notify,
     /// Names this process in the requests it makes.
@@ -92,6 +94,7 @@ impl Node {
             disks: parts.disks,
             lease: Lease::default(),
             readiness: Readiness::default(),
+            room: Room::default(),
             report: Notify::new(),
             client,
             next_request: AtomicU64::new(1),

@@ -45,8 +45,10 @@ use crate::{
 
 /// Chunks in a page.
 const PAGE: usize = 1024;
-/// Chunks sent at once.
+/// Chunks sent at once, as long as they are small.
 const PARALLEL: usize = 8;
+/// Bytes sent at once; one chunk always is.
+const PARALLEL_BYTES: usize = 64 << 20;
 /// How long one question or one chunk may take.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -158,13 +160,15 @@ async fn step(node: &Node, target: &Target, walk: &mut Progress) -> Result<bool,
     let theirs = list_at(node, target, walk).await?;
     let differences = compare(&mine, &theirs);
     let sent = differences.chunks.len();
+    let longest = mine.chunks.iter().map(|meta| meta.length as usize).max();
+    let parallel = (PARALLEL_BYTES / longest.unwrap_or(0).max(1)).clamp(1, PARALLEL);
     let walked = &*walk;
     let sends = differences
         .chunks
         .into_iter()
         .map(|chunk| send_chunk(node, target, walked, chunk).boxed());
     stream::iter(sends)
-        .buffer_unordered(PARALLEL)
+        .buffer_unordered(parallel)
         .try_collect::<()>()
         .await?;
     metrics::resynced(differences.compared, sent);

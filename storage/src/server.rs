@@ -23,6 +23,7 @@ use crate::{
     disk::Disk,
     heartbeat::Heartbeats,
     node::{Node, Parts},
+    room::SERVER_BYTES,
     service,
 };
 
@@ -144,7 +145,11 @@ pub async fn serve(
     let data = DataDir::open(&config.data, "storage", DATA_VERSION)?;
     let buffers = BufPool::new(usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX));
     let disks = open_disks(&env, &config, &buffers).await?;
-    let endpoint = Endpoint::new(&env, Transports::tcp(), buffers, NetConfig::default());
+    let net = NetConfig {
+        server_payload_bytes_max: u32::try_from(SERVER_BYTES).unwrap_or(u32::MAX),
+        ..NetConfig::default()
+    };
+    let endpoint = Endpoint::new(&env, Transports::tcp(), buffers, net);
     let client = ClientId(env.random_u128());
     let mgmtd = MgmtdClient::new(&env, endpoint.clone(), config.mgmtd.clone(), client);
     let routing = RoutingCache::new(&env, mgmtd.clone());

@@ -52,6 +52,13 @@ impl View {
     pub(crate) fn public(&self, target: TargetId) -> PublicState {
         self.chain.state_of(target).unwrap_or(PublicState::Offline)
     }
+
+    /// How many replicas take changes behind `target`.
+    pub(crate) fn behind(&self, target: TargetId) -> usize {
+        let taking = |state| matches!(state, PublicState::Serving | PublicState::Syncing);
+        let after = self.chain.targets.iter().skip_while(|t| t.id != target);
+        after.skip(1).filter(|t| taking(t.state)).count()
+    }
 }
 
 /// See the module's text.

@@ -67,6 +67,8 @@ async fn admit(
         payload.as_ref().map(|p| p.len()),
     )?;
     check_payload(payload.as_ref(), item.checksum)?;
+    let bytes = payload.as_ref().map_or(0, |payload| payload.len());
+    let _place = node.room.take(view.behind(target.id), bytes)?;
     let (tag, chunk) = (item.tag, item.chunk);
     let admission = target.dedup.lock().begin(tag, chunk, node.env.now());
     match admission {

@@ -7,9 +7,10 @@ use common::{
     buf::{BufPool, RegisteredBuf},
     env::Env,
     shutdown::Shutdown,
+    sync::Mutex,
 };
 use engine::{DeviceKind, Engine, EngineConfig, SyncPolicy};
-use net::{Bulk, Endpoint, MemNetwork, NetConfig, Server, Transports};
+use net::{Bulk, Endpoint, Handler, Incoming, MemNetwork, NetConfig, Router, Server, Transports};
 use types::{
     chain::{Chain, ChainTarget},
     checksum::Checksum,
@@ -26,7 +27,7 @@ use types::{
             UpdateItem, UpdateRequest,
         },
     },
-    status::Status,
+    status::{Status, StatusCode},
     target::{LocalState, PublicState, Target as TargetEntry},
     user::Identity,
     version::{ChainVersion, RoutingVersion},
@@ -49,6 +50,21 @@ pub(crate) struct TestNode {
     pub(crate) engine: Engine,
     server: Server,
     shutdown: Shutdown,
+    handler: Arc<Switch>,
+}
+
+/// Lets go of the node when it is killed: connections to it live on in its peers.
+struct Switch(Mutex<Option<Arc<Router>>>);
+
+#[net::async_trait]
+impl Handler for Switch {
+    async fn handle(&self, request: Incoming) -> Result<Vec<u8>, Status> {
+        let router = self.0.lock().clone();
+        match router {
+            Some(router) => router.handle(request).await,
+            None => Err(Status::new(StatusCode::Unreachable, "killed")),
+        }
+    }
 }
 
 /// See the module's text. Node n holds target n.
@@ -60,6 +76,7 @@ pub(crate) struct Cluster {
     map: RoutingInfo,
     endpoint: Endpoint,
     next_seq: std::sync::atomic::AtomicU64,
+    capacities: Vec<u64>,
 }
 
 pub(crate) fn chunk(index: u32) -> ChunkId {
@@ -88,12 +105,19 @@ fn endpoint(env: &Env, network: &MemNetwork) -> Endpoint {
 
 impl Cluster {
     /// `count` nodes whose targets all serve.
-    pub(crate) async fn start(count: u64) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
+        Self::start_with(&vec![8 << 30; count]).await
+    }
+
+    /// Nodes with disks of these capacities.
+    pub(crate) async fn start_with(capacities: &[u64]) -> Self {
+        let count = capacities.len() as u64;
         let env = Env::real();
         let network = MemNetwork::default();
         let mut cluster = Self {
             endpoint: endpoint(&env, &network),
             dir: tempfile::tempdir().unwrap(),
+            capacities: capacities.to_vec(),
             nodes: BTreeMap::new(),
             map: RoutingInfo::default(),
             next_seq: std::sync::atomic::AtomicU64::new(1),
@@ -138,7 +162,8 @@ impl Cluster {
     /// Starts a node over its directory, as after a restart.
     pub(crate) async fn start_node(&mut self, id: u64) {
         let dir = self.dir.path().join(id.to_string());
-        let engine = open_engine(&self.env, &dir).await;
+        let capacity = self.capacities[id as usize - 1];
+        let engine = open_engine(&self.env, &dir, capacity).await;
         let disk = Disk::new(DiskIndex(0), dir, Ok(engine.clone()));
         let routing = RoutingCache::detached(&self.env);
         routing.offer(self.map.clone());
@@ -152,10 +177,10 @@ impl Cluster {
         }));
         node.lease.renew(self.env.now(), Duration::from_secs(3600));
         let shutdown = Shutdown::new();
-        let handler = Arc::new(service::router(&node));
+        let handler = Arc::new(Switch(Mutex::new(Some(Arc::new(service::router(&node))))));
         let address = format!("mem://node-{id}");
         let server = endpoint
-            .serve(&address, handler, shutdown.signal())
+            .serve(&address, handler.clone(), shutdown.signal())
             .await
             .unwrap();
         let follow = node.clone().follow_maps(shutdown.signal());
@@ -165,6 +190,7 @@ impl Cluster {
             engine,
             server,
             shutdown,
+            handler,
         };
         self.nodes.insert(id, running);
     }
@@ -174,6 +200,7 @@ impl Cluster {
         let node = self.nodes.remove(&id).unwrap();
         node.shutdown.trigger();
         node.server.kill().await;
+        *node.handler.0.lock() = None;
         node.engine.close().await;
     }
 
@@ -436,11 +463,11 @@ impl Cluster {
     }
 }
 
-async fn open_engine(env: &Env, dir: &Path) -> Engine {
+async fn open_engine(env: &Env, dir: &Path, capacity_bytes: u64) -> Engine {
     let config = EngineConfig {
         device: DeviceKind::Direct,
         sync: SyncPolicy::OnFsync,
-        capacity_bytes: 8 << 30,
+        capacity_bytes,
         reserve_bytes: 0,
         preallocate_bytes: 1 << 20,
         ..EngineConfig::default()
