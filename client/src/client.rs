@@ -57,7 +57,7 @@ impl Default for ClientOptions {
         Self {
             description: String::from("client"),
             connect_limit: Duration::from_secs(30),
-            free_buffer_bytes: 64 << 20,
+            free_buffer_bytes: 32 << 20,
             transports: Transports::tcp(),
             net: NetConfig::default(),
             storage: StorageOptions::default(),

@@ -1,7 +1,7 @@
 //! What to do after a failed attempt: the only place that turns a status into waiting or giving up.
 //!
-//! A failure that a newer map may cure waits for one, up to `REFRESH_WAIT`, and then tries again all the same: the
-//! server may simply be restarting. Pauses between attempts double from `PAUSE_MIN` to `PAUSE_MAX`, and the time
+//! A failure that a newer map may cure waits for one, up to `REFRESH_WAIT`, and then tries again all the same. A
+//! server that cannot be reached is tried again sooner: it may simply be restarting. Pauses between attempts double from `PAUSE_MIN` to `PAUSE_MAX`, and the time
 //! spent waiting for a map counts as a pause, so that a fail-over is followed at once.
 
 use std::time::Duration;
@@ -118,7 +118,12 @@ impl<'a> Retries<'a> {
         let earliest = self.env.now() + pause;
         match next {
             Next::Refresh if is_cured_by_newer_map(&status, used) => {
-                let until = (self.env.now() + REFRESH_WAIT).min(self.deadline);
+                // A server that cannot be reached may come back any moment; one that refuses waits for a map itself.
+                let longest = match status.code {
+                    StatusCode::Unreachable => pause,
+                    _ => REFRESH_WAIT,
+                };
+                let until = (self.env.now() + longest).min(self.deadline);
                 self.routing.refresh(used, until).await;
                 self.env.sleep_until(earliest.min(self.deadline)).await;
             }
@@ -208,7 +213,7 @@ mod tests {
         assert_eq!(last.code, StatusCode::Unreachable);
         assert!(last.message.contains("nobody there"), "{last}");
         assert!(env.now() >= deadline && env.now() < deadline + Duration::from_secs(1));
-        assert!((4..100).contains(&attempts), "{attempts} attempts");
+        assert!((8..100).contains(&attempts), "{attempts} attempts");
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,8 @@ use crate::mgmtd::MgmtdClient;
 const POLL: Duration = Duration::from_secs(20);
 /// A manager that answers a poll later than this is hung.
 const POLL_MARGIN: Duration = Duration::from_secs(2);
+/// Many callers that fail together ask once in this time; the watch tells what comes in between.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
 /// How long one answer may take that nobody waits for at the manager.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
 
@@ -114,7 +116,7 @@ impl RoutingCache {
         if let Some(mgmtd) = &self.0.mgmtd {
             let started = env.now();
             let mut asking = self.0.asking.lock().await;
-            let asked_since = asking.is_some_and(|asked| asked >= started);
+            let asked_since = asking.is_some_and(|asked| asked + ASK_PAUSE >= started);
             if !asked_since && self.current().version <= newer_than {
                 let asked = env.now();
                 let until = (asked + ASK_LIMIT).min(deadline);

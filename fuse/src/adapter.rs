@@ -161,6 +161,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // Meta takes setuid and setgid away at a report, a truncate and a chown.
+            InitFlags::FUSE_HANDLE_KILLPRIV,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ] {
             if config.add_capabilities(capability).is_err() {

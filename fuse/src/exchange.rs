@@ -121,40 +121,55 @@ impl Core {
 
     /// Ends a handle after its last use: reports, ends its session, and lets go of the file.
     pub(crate) async fn close(&self, handle: Arc<FileHandle>) {
-        let file = &handle.file;
+        let (file, who) = (&handle.file, &handle.identity);
         if let Some(session) = handle.session {
             let _turn = file.exchange.lock().await;
-            if let Err(status) = self.report(file, Durable::No).await {
-                tracing::error!(inode = file.inode.0, %status, "the last report of a file failed");
-            }
-            self.end_session(&handle.identity, file.inode, session)
-                .await;
+            self.end_session(who, file.inode, session, Some(file)).await;
             file.remove_session(session);
         }
-        self.let_go(&handle.identity, file.inode).await;
+        self.let_go(who, file.inode).await;
     }
 
     /// One user of an open file less; after the last, the sessions that held it end.
     pub(crate) async fn let_go(&self, who: &Identity, inode: InodeId) {
         for session in self.files.release(inode) {
-            self.end_session(who, inode, session).await;
+            self.end_session(who, inode, session, None).await;
         }
     }
 
-    /// Ends a write session; repeated until done, because a session that is left keeps the file for a minute.
-    pub(crate) async fn end_session(&self, who: &Identity, inode: InodeId, session: SessionId) {
-        let request = CloseRequest {
-            inode,
-            session,
-            length: None,
-        };
+    /// Ends a write session, with the last report of its file if there is one. To be called in the file's turn.
+    ///
+    /// Repeated until done, because a session that is left keeps the file for a minute. A report that a truncate
+    /// elsewhere made useless is not repeated: meta asks the chains then.
+    pub(crate) async fn end_session(
+        &self,
+        who: &Identity,
+        inode: InodeId,
+        session: SessionId,
+        file: Option<&OpenFile>,
+    ) {
         for _ in 0..CLOSES_MAX {
-            let Err(status) = self.ask::<Close>(who, &request).await else {
-                return;
+            let draft = file.and_then(OpenFile::draft);
+            let request = CloseRequest {
+                inode,
+                session,
+                length: draft.as_ref().map(|draft| draft.report),
+            };
+            let status = match self.ask::<Close>(who, &request).await {
+                Ok(inode) => {
+                    if let (Some(file), Some(draft)) = (file, draft) {
+                        file.reported(&draft, &inode);
+                    }
+                    return;
+                }
+                Err(status) => status,
             };
             if status.retry() == Retry::Never {
                 // The file or the session is gone, which is what was wanted.
                 tracing::debug!(inode = inode.0, %status, "close");
+                if let (Some(file), Some(draft)) = (file, draft) {
+                    file.gone(&draft);
+                }
                 return;
             }
             tracing::warn!(inode = inode.0, %status, "cannot close a file yet");

@@ -48,7 +48,7 @@ impl Core {
                 Ok(inode) => inode,
                 Err(status) => {
                     if let Some(session) = session {
-                        self.end_session(who, request.inode, session).await;
+                        self.end_session(who, request.inode, session, None).await;
                     }
                     return Err(status);
                 }

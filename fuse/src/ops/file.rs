@@ -98,6 +98,10 @@ impl Core {
         } else if cached {
             told |= FopenFlags::FOPEN_KEEP_CACHE;
         }
+        if session.is_none() {
+            // Closing it has nothing to tell.
+            told |= FopenFlags::FOPEN_NOFLUSH;
+        }
         Ok(Opened {
             handle,
             flags: told,
