@@ -66,3 +66,6 @@ impl Core {
         Ok(inode)
     }
 }
+
+#[cfg(test)]
+mod tests;
