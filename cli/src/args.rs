@@ -71,7 +71,7 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct ClusterArgs {
     /// The cluster file; `dev up` writes one as DIR/cluster.toml. Default: that of ./penstock-data.
-    #[arg(long, value_name = "FILE", env = "PENSTOCK_CLUSTER")]
+    #[arg(long, value_name = "FILE", env = "PENSTOCK_CLUSTER", global = true)]
     pub(crate) cluster: Option<PathBuf>,
 }
 
@@ -298,8 +298,17 @@ mod tests {
     }
 
     #[test]
-    fn json_may_stand_after_the_verb() {
-        let args = Args::try_parse_from(["penstock", "admin", "chain", "list", "--json"]).unwrap();
+    fn options_of_admin_may_stand_after_the_verb() {
+        let line = [
+            "penstock",
+            "admin",
+            "chain",
+            "list",
+            "--json",
+            "--cluster",
+            "c",
+        ];
+        let args = Args::try_parse_from(line).unwrap();
         assert!(matches!(
             args.command,
             Command::Admin(AdminArgs { json: true, .. })

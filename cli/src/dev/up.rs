@@ -148,7 +148,7 @@ fn choose_mount(args: &DevUpArgs, state: &mut State) -> anyhow::Result<()> {
     let asked = mount_table::absolute(asked)
         .with_context(|| format!("cannot use the mount point {}", asked.display()))?;
     let mount = state.mount();
-    if asked == PathBuf::from(&mount.address) {
+    if asked.as_os_str() == mount.address.as_str() {
         return Ok(());
     }
     if mount.running().is_some() {
