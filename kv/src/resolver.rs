@@ -89,7 +89,7 @@ impl Resolver {
         let bounds = (Included(range.begin.as_ref()), Excluded(range.end.as_ref()));
         self.points
             .range::<[u8], _>(bounds)
-            .any(|(_key, version)| version.0 > read_version.0 + 1)
+            .any(|(_key, version)| *version > read_version)
     }
 
     /// Remembers what a commit wrote. Versions rise from call to call.
