@@ -2,14 +2,19 @@
 # Shows at full size what the end-to-end tests show small, and prints a table: what, size, seconds, longest stall.
 # usage: tests/full.sh [DIR]
 #   DIR  an empty or new directory on a disk with 25 GB free; default target/full below this repository.
-# Needs what scripts/test needs (fio, git, python3), and FUSE. About ten minutes. Ends with exit code 0 when
-# everything was equal, nothing failed and no stall was longer than 5 s.
+# Needs what scripts/test needs (fio, git, python3), and FUSE. PENSTOCK_BIN names a program `penstock` to use instead of
+# building one. About twenty minutes. Ends with exit code 0 when everything was equal, nothing failed and no stall was
+# longer than 5 s (STALL_LIMIT).
 set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
 "$top/scripts/packages" gcc:gcc fusermount3:fuse3 fio:fio git:git python3:python3 diff:diffutils
-cargo build --release --quiet --manifest-path "$top/Cargo.toml" --package penstock
-PATH=$top/target/release:$PATH
+if [ -n "${PENSTOCK_BIN:-}" ]; then
+  PATH=$(cd "$(dirname "$PENSTOCK_BIN")" && pwd):$PATH
+else
+  cargo build --release --quiet --manifest-path "$top/Cargo.toml" --package penstock
+  PATH=${CARGO_TARGET_DIR:-$top/target}/release:$PATH
+fi
 unset PENSTOCK_DATA PENSTOCK_CLUSTER
 
 work=${1:-$top/target/full}
@@ -153,7 +158,7 @@ row "idle: memory of all processes, one core" "$idle" 10 ""
 python3 - "$work/tree" <<'P'
 import os, shutil, sys
 target, files, size = sys.argv[1], 0, 0
-for base in ("/usr/share", "/usr/include", "/usr/lib", "/usr/bin"):
+for base in ("/usr/bin", "/usr/lib", "/usr/include", "/usr/share"):
     for directory, _, names in os.walk(base):
         if files >= 10000 and size >= 500e6:
             break

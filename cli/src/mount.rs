@@ -62,7 +62,7 @@ async fn foreground(
     options: MountOptions,
 ) -> anyhow::Result<()> {
     serve::start_logging("info", LogFormat::Text)?;
-    let point = mount_table::absolute(&args.dir)
+    let point = std::path::absolute(&args.dir)
         .with_context(|| format!("cannot use the mount point {}", args.dir.display()))?;
     let (shutdown, readiness) = (Shutdown::new(), Readiness::default());
     readiness.not_ready("mount", "connecting to the cluster");
@@ -119,11 +119,13 @@ fn background(args: &MountArgs, cluster: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("cannot open the log {}", path.display()))?
             .into(),
     };
+    // Absolute paths, and the root as working directory: a daemon must not keep a directory of the user's busy.
     let mut child = Command::new(program)
         .args(["--new-session", "mount", "--foreground"])
-        .arg(&args.dir)
+        .arg(std::path::absolute(&args.dir)?)
         .arg("--cluster")
-        .arg(cluster)
+        .arg(std::path::absolute(cluster)?)
+        .current_dir("/")
         .args(["-o", &args.options])
         .args(["--admin-listen", &args.admin_listen.to_string()])
         .stdin(Stdio::null())

@@ -32,10 +32,8 @@ pub(crate) async fn run(env: &Env, dir: &std::path::Path) -> anyhow::Result<()> 
         .filter(|s| s.running().is_some())
         .count();
     end(env, state.mount(), MOUNT_LIMIT).await?;
-    // A foreign file system at our mount point is not ours to unmount.
-    if let Err(error) = mounting::clear_stale(env, &point).await {
-        out::warn(&crate::error::text(&error));
-    }
+    // The servers are to be stopped in any case.
+    let cleared = mounting::clear_stale(env, &point).await;
     let servers = state
         .services
         .iter_mut()
@@ -45,6 +43,7 @@ pub(crate) async fn run(env: &Env, dir: &std::path::Path) -> anyhow::Result<()> 
     for result in ended {
         result?;
     }
+    cleared?;
     match running {
         0 => out::say("nothing was running"),
         count => out::say(&format!(

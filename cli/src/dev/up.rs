@@ -158,6 +158,7 @@ fn choose_mount(args: &DevUpArgs, state: &mut State) -> anyhow::Result<()> {
             asked.display()
         );
     }
+    mounting::refuse_foreign(&asked)?;
     mount.address = asked.display().to_string();
     Ok(())
 }
