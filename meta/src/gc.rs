@@ -60,6 +60,8 @@ pub struct Collector {
     failed: BTreeMap<Place, Failed>,
     removed: u64,
     backlog: usize,
+    /// Set between a round and the next.
+    wait: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,7 @@ impl Collector {
             failed: BTreeMap::new(),
             removed: 0,
             backlog: 0,
+            wait: None,
         }
     }
 
@@ -209,8 +212,12 @@ impl Worker for Collector {
         "garbage-collector"
     }
 
+    /// A round and the wait after it are two steps, so that the status is shown in between.
     async fn step(&mut self) -> Next {
-        let wait = self.collect().await;
+        let Some(wait) = self.wait.take() else {
+            self.wait = Some(self.collect().await);
+            return Next::Again;
+        };
         let mut shutdown = self.shutdown.clone();
         tokio::select! {
             () = self.namespace.garbage.notified() => {}

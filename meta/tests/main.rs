@@ -12,7 +12,7 @@ mod model;
 mod names;
 mod permissions;
 mod rename;
-
+mod server;
 mod sessions;
 mod support;
 mod truncate;

@@ -26,9 +26,9 @@ use crate::{
 };
 
 const STEPS: u64 = 20_000;
-const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// Beyond this a random operation rather removes than makes.
-const INODES_MAX: usize = 60;
+const INODES_MAX: usize = 80;
 
 /// A write session as its client knows it.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ struct Run {
     world: World,
     plain: Plain,
     writers: BTreeMap<SessionId, Writer>,
+    /// How often which operation succeeded.
+    successes: BTreeMap<&'static str, u64>,
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,8 +54,14 @@ async fn random_operations_do_what_a_plain_tree_does() {
         world: World::new().await,
         plain: Plain::new(ROOT),
         writers: BTreeMap::new(),
+        successes: BTreeMap::new(),
     };
     run.steps(STEPS).await;
+    // A run in which an operation hardly ever succeeds says little.
+    assert_eq!(run.successes.len(), 10, "{:?}", run.successes);
+    for (operation, count) in &run.successes {
+        assert!(*count > 50, "{operation} succeeded {count} times");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,6 +71,7 @@ async fn they_do_so_too_when_commits_have_unknown_outcomes() {
         world: World::on(kv.clone()).await,
         plain: Plain::new(ROOT),
         writers: BTreeMap::new(),
+        successes: BTreeMap::new(),
     };
     kv.set(10, 10);
     run.steps(STEPS / 5).await;
@@ -79,6 +88,10 @@ impl Run {
         }
         self.end_all().await;
         self.compare().await;
+    }
+
+    fn count<T>(&mut self, operation: &'static str, result: &Result<T, StatusCode>) {
+        *self.successes.entry(operation).or_default() += u64::from(result.is_ok());
     }
 
     fn draw(&self, below: usize) -> usize {
@@ -113,8 +126,8 @@ impl Run {
             60..65 => self.truncate().await,
             65..70 => self.look().await,
             70..80 => self.mkdir().await,
-            80..92 => self.create().await,
-            92..95 => self.symlink().await,
+            80..90 => self.create().await,
+            90..95 => self.symlink().await,
             _ => self.link().await,
         }
     }
@@ -127,6 +140,7 @@ impl Run {
         request.session = session;
         let exclusive = request.exclusive;
         let result = self.world.create(request).await;
+        self.count("create", &result);
         let made = result.as_ref().map(|reply| (reply.inode.id, reply.created));
         let expected = self
             .plain
@@ -155,6 +169,7 @@ impl Run {
             mode: 0o755,
         };
         let result = self.world.run::<Mkdir>(request).await;
+        self.count("mkdir", &result);
         let made = result.map(|inode| inode.id);
         let expected = self
             .plain
@@ -170,6 +185,7 @@ impl Run {
             target: b"target".to_vec(),
         };
         let result = self.world.run::<Symlink>(request).await;
+        self.count("symlink", &result);
         let made = result.map(|inode| inode.id);
         let expected = self.plain.make(parent, name, FileKind::Symlink, made.ok());
         assert_eq!(made, expected);
@@ -184,6 +200,7 @@ impl Run {
             name: name.into(),
         };
         let result = self.world.run::<Link>(request).await;
+        self.count("link", &result);
         let expected = self.plain.link(inode, parent, name);
         assert_eq!(result.map(|inode| inode.nlink), expected);
     }
@@ -211,6 +228,7 @@ impl Run {
         request.hold = self.hold(parent, name);
         let hold = request.hold;
         let result = self.world.run::<Unlink>(request).await;
+        self.count("unlink", &result);
         assert_eq!(result, self.plain.unlink(parent, name));
         self.held(hold.filter(|_| result.is_ok())).await;
     }
@@ -218,6 +236,7 @@ impl Run {
     async fn rmdir(&mut self) {
         let (parent, name) = (self.any(FileKind::Directory), self.name());
         let result = self.world.run::<Rmdir>(named(parent, name)).await;
+        self.count("rmdir", &result);
         assert_eq!(result, self.plain.rmdir(parent, name));
     }
 
@@ -233,6 +252,7 @@ impl Run {
         request.hold = self.hold(to, new_name);
         let hold = request.hold;
         let result = self.world.run::<Rename>(request).await;
+        self.count("rename", &result);
         let expected = self.plain.rename((from, name), (to, new_name), mode);
         assert_eq!(result, expected, "{from} {name} {to} {new_name} {mode:?}");
         self.held(hold.filter(|_| result.is_ok())).await;
@@ -244,6 +264,7 @@ impl Run {
             _ => self.any(FileKind::File),
         };
         let result = self.world.open(inode).await;
+        self.count("open", &result);
         let opened = result.as_ref().map(|_| ()).map_err(|code| *code);
         assert_eq!(opened, self.plain.open(inode));
         if let Ok((session, seen)) = result {
@@ -313,6 +334,7 @@ impl Run {
         let inode = self.any(FileKind::File);
         let length = self.draw(4 * CHUNK_SIZE as usize) as u64;
         let result = self.world.truncate(inode, length).await;
+        self.count("truncate", &result);
         let expected = self.plain.truncate(inode, length);
         assert_eq!(result.map(|inode| inode.length()), expected);
     }
@@ -320,6 +342,7 @@ impl Run {
     async fn look(&mut self) {
         let (parent, name) = (self.any(FileKind::Directory), self.name());
         let found = self.world.lookup(parent, name).await;
+        self.count("lookup", &found);
         let expected = self.plain.lookup(parent, name);
         assert_eq!(found.map(|inode| inode.id), expected);
         if self.draw(3) == 0 {
