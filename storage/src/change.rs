@@ -29,6 +29,7 @@ use crate::{
     metrics,
     node::Node,
     pass_on::{PassOn, Passed},
+    repair::Damage,
     replica::{
         commit::{Failure, Outcome, check_agreement, classify},
         read::OnItsWay,
@@ -94,12 +95,13 @@ pub(crate) async fn make(
     };
     let here = async {
         let made = engine.update(request).await;
-        // From now on readers see it pending, or know that it is not.
-        drop(announced);
-        made
+        // When it was made readers see it pending from now on. When it was not, it may have been made
+        // further down: readers must go on asking until that is settled.
+        let unsettled = made.is_err().then_some(announced);
+        (made, unsettled)
     };
     let mut pass = PassOn::new(node, target, change, deadline);
-    let (made, passed) = if target.disk.has_room() {
+    let ((made, _unsettled), passed) = if target.disk.has_room() {
         futures::join!(here, pass.run(false))
     } else {
         (here.await, Passed::Later)
@@ -115,6 +117,11 @@ pub(crate) async fn make(
     };
     let passed = match passed {
         Passed::Later | Passed::Tail => pass.run(true).await,
+        // Under a newer map the successor may be another one, and its resync may have walked past this
+        // chunk before the version was pending here. Asking again is cheap: who has it says so.
+        Passed::Done(_) if pass.done_under != Some(target.view().chain.version) => {
+            pass.run(true).await
+        }
         passed => passed,
     };
     if let Passed::Failed(status) = &passed
@@ -231,25 +238,34 @@ fn not_made(
         EngineError::ChunkCorrupt { .. } | EngineError::ReadFailed { .. }
     );
     if damaged {
-        damage(target, change.chunk, &status);
-        if target.is_follower() {
-            // The predecessor then sends the whole chunk, which needs nothing of the damaged one.
-            return Status::new(StatusCode::MissingUpdate, status.message);
-        }
+        damage(node, target, change.chunk, &status);
     }
     if maybe_made_behind {
         let reason = format!("a successor may hold a change that failed here: {status}");
         node.take_out(target, &reason);
         return unclear(status);
     }
+    if damaged && target.is_follower() {
+        // The predecessor then sends the whole chunk, which needs nothing of the damaged one.
+        return Status::new(StatusCode::MissingUpdate, status.message);
+    }
     status
 }
 
-/// Remembers that stored bytes are damaged, and says so once.
-pub(crate) fn damage(target: &Target, chunk: ChunkId, status: &Status) {
+/// Stored bytes are damaged: says so once, and asks for their repair.
+pub(crate) fn damage(node: &Node, target: &Target, chunk: ChunkId, status: &Status) {
     if target.mark_damaged(chunk) {
         metrics::damaged();
         tracing::error!(target = target.id.0, %chunk, %status, "stored bytes are damaged");
+        let target_id = target.id;
+        let queued = node.repairs.try_send(Damage {
+            target: target_id,
+            chunk,
+        });
+        if queued.is_err() {
+            // The next reader finds it again.
+            target.mark_repaired(chunk);
+        }
     }
 }
 

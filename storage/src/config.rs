@@ -50,7 +50,7 @@ impl Default for StorageConfig {
             listen: "127.0.0.1:0".to_owned(),
             advertise: Vec::new(),
             admin_listen: "127.0.0.1:0".to_owned(),
-            mgmtd: vec!["127.0.0.1:7100".to_owned()],
+            mgmtd: vec!["127.0.0.1:7400".to_owned()],
             data: PathBuf::from("storage"),
             disks: Vec::new(),
             tags: Vec::new(),

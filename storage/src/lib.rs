@@ -21,6 +21,7 @@ mod node;
 mod pass_on;
 mod read;
 mod remove;
+mod repair;
 mod replica;
 mod resync;
 mod room;

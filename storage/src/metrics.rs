@@ -39,6 +39,11 @@ pub(crate) fn damaged() {
     metrics::counter!("penstock_storage_damaged_chunks_total").increment(1);
 }
 
+/// Damaged bytes were replaced by those of another replica.
+pub(crate) fn repaired() {
+    metrics::counter!("penstock_storage_repaired_chunks_total").increment(1);
+}
+
 /// Resync looked at chunks and sent some.
 pub(crate) fn resynced(compared: usize, sent: usize) {
     metrics::counter!("penstock_storage_resync_compared_total").increment(compared as u64);

@@ -15,10 +15,10 @@ use common::{
     env::{Env, Instant},
     http::Readiness,
     shutdown::ShutdownSignal,
-    sync::RwLock,
+    sync::{Mutex, RwLock},
 };
 use net::Endpoint;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use types::{
     id::{ChainId, ClientId, NodeId, RequestId, TargetId},
     routing::RoutingInfo,
@@ -32,6 +32,7 @@ use types::{
 use crate::{
     disk::Disk,
     lease::Lease,
+    repair::{self, Damage},
     replica::role::{Refusal, Standing},
     resync,
     room::Room,
@@ -66,6 +67,10 @@ pub(crate) struct Node {
     client: ClientId,
     next_request: AtomicU64,
     targets: RwLock<Targets>,
+    /// Chunks whose bytes are damaged.
+    pub(crate) repairs: mpsc::Sender<Damage>,
+    /// The other end, until its task is started.
+    damages: Mutex<Option<mpsc::Receiver<Damage>>>,
 }
 
 #[derive(Default)]
@@ -86,6 +91,7 @@ impl fmt::Debug for Node {
 impl Node {
     pub(crate) fn new(parts: Parts) -> Self {
         let client = ClientId(parts.env.random_u128());
+        let (repairs, damages) = mpsc::channel(repair::QUEUE_LENGTH);
         Self {
             env: parts.env,
             id: parts.id,
@@ -99,6 +105,8 @@ impl Node {
             client,
             next_request: AtomicU64::new(1),
             targets: RwLock::default(),
+            repairs,
+            damages: Mutex::new(Some(damages)),
         }
     }
 
@@ -113,6 +121,10 @@ impl Node {
 
     pub(crate) fn targets(&self) -> Vec<Arc<Target>> {
         self.targets.read().all.values().cloned().collect()
+    }
+
+    pub(crate) fn target(&self, id: TargetId) -> Option<Arc<Target>> {
+        self.targets.read().all.get(&id).cloned()
     }
 
     /// The target of `chain` on this node.
@@ -185,9 +197,13 @@ impl Node {
         }
     }
 
-    /// Follows the maps: every target of this node gets a task that drives it, and one that resyncs its
+    /// Follows the maps, and repairs: every target of this node gets a task that drives it, and one that resyncs its
     /// successor. Ends at shutdown.
     pub(crate) async fn follow_maps(self: Arc<Self>, mut end: ShutdownSignal) {
+        if let Some(damages) = self.damages.lock().take() {
+            let run = repair::run(self.clone(), damages, end.clone());
+            drop(self.env.spawn("repair", run));
+        }
         let mut maps = self.routing.subscribe();
         loop {
             let map = maps.borrow_and_update().clone();

@@ -15,6 +15,7 @@ use types::{
     },
     status::{Detail, Status, StatusCode},
     target::{LocalState, PublicState},
+    version::ChainVersion,
 };
 
 use crate::{
@@ -57,6 +58,8 @@ pub(crate) struct PassOn<'a> {
     content: Option<(SharedBuf, Checksum)>,
     /// The successor may hold the change.
     pub(crate) maybe_made: bool,
+    /// The chain version under which the successor said that it is done.
+    pub(crate) done_under: Option<ChainVersion>,
 }
 
 enum Attempt {
@@ -82,6 +85,7 @@ impl<'a> PassOn<'a> {
             needs_whole: matches!(change.kind, ForwardKind::Replace { .. }),
             content: None,
             maybe_made: false,
+            done_under: None,
         }
     }
 
@@ -111,6 +115,7 @@ impl<'a> PassOn<'a> {
             let status = match self.attempt(&view, next, whole).await {
                 Attempt::Done(reply) => {
                     self.maybe_made = true;
+                    self.done_under = Some(view.chain.version);
                     return Passed::Done(reply);
                 }
                 Attempt::Moved => {

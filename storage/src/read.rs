@@ -87,7 +87,9 @@ async fn read_range(
                 version,
                 length,
             } => {
-                if let Some(done) = take(&target, item, incoming, (side, version, length)).await? {
+                if let Some(done) =
+                    take(node, &target, item, incoming, (side, version, length)).await?
+                {
                     return Ok(done);
                 }
             }
@@ -122,6 +124,7 @@ fn choose_version(
 
 /// Reads the chosen version and places it; `None` when it is not there any more.
 async fn take(
+    node: &Node,
     target: &Target,
     item: &ReadItem,
     incoming: &Incoming,
@@ -158,7 +161,7 @@ async fn take(
             );
             let status = Status::from(error);
             if damaged {
-                change::damage(target, item.chunk, &status);
+                change::damage(node, target, item.chunk, &status);
             }
             return Err(status);
         }

@@ -58,6 +58,8 @@ struct Progress {
     successor: TargetId,
     version: ChainVersion,
     cursor: ChunkId,
+    /// The successor was told that it holds everything.
+    finished: bool,
     compared: usize,
     sent: usize,
 }
@@ -70,12 +72,18 @@ impl Progress {
                 if old.successor == successor
                     && (old.version == version || old.version.next() == version) =>
             {
-                Self { version, ..old }
+                let finished = old.finished && old.version == version;
+                Self {
+                    version,
+                    finished,
+                    ..old
+                }
             }
             _ => Self {
                 successor,
                 version,
                 cursor: FIRST_CHUNK,
+                finished: false,
                 compared: 0,
                 sent: 0,
             },
@@ -122,6 +130,9 @@ fn to_fill(target: &Target, view: &View) -> Option<TargetId> {
 /// Walks to the end and tells the successor; tries again until that is done.
 async fn fill(node: &Node, target: &Target, walk: &mut Progress) {
     let (successor, version) = (walk.successor.0, walk.version.0);
+    if walk.finished {
+        return;
+    }
     tracing::info!(
         target = target.id.0,
         successor,
@@ -190,6 +201,7 @@ async fn step(node: &Node, target: &Target, walk: &mut Progress) -> Result<bool,
         .endpoint
         .ask::<FinishSync>(&address, &caller, &request, until);
     told.await?;
+    walk.finished = true;
     Ok(true)
 }
 
@@ -236,7 +248,7 @@ async fn send_chunk(
         // Finishing it sends it whole.
         return change::settle(node, target, meta, deadline).await;
     }
-    let (request, bulk) = whole_chunk(target, walk, chunk, meta.as_ref()).await?;
+    let (request, bulk) = whole_chunk(node, target, walk, (chunk, meta.as_ref())).await?;
     let address = address_of(&node.routing.current(), walk.successor)?;
     let caller = node.caller();
     let call = node
@@ -255,10 +267,10 @@ async fn send_chunk(
 
 /// The request that carries a chunk as it is committed here.
 async fn whole_chunk(
+    node: &Node,
     target: &Target,
     walk: &Progress,
-    chunk: ChunkId,
-    meta: Option<&ChunkMeta>,
+    (chunk, meta): (ChunkId, Option<&ChunkMeta>),
 ) -> Result<(ForwardRequest, Bulk), Status> {
     let mut request = ForwardRequest {
         chain: target.chain,
@@ -282,7 +294,7 @@ async fn whole_chunk(
             let read = engine.read(target.key(chunk), ReadVersion::Committed, 0, u32::MAX);
             let out = read.await.map_err(Status::from).inspect_err(|status| {
                 if status.code == StatusCode::ChunkCorrupt {
-                    change::damage(target, chunk, status);
+                    change::damage(node, target, chunk, status);
                 }
             })?;
             request.kind = ForwardKind::Replace {

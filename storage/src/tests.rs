@@ -2,8 +2,10 @@
 //! a manager that is the test itself (it hands out maps).
 
 mod cluster;
+mod damage;
 mod failure;
 mod membership;
 mod reading;
 mod resyncing;
+mod storm;
 mod writing;

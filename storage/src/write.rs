@@ -127,6 +127,10 @@ pub(crate) async fn run(
     let key = target.key(order.chunk);
     let mut settled = false;
     loop {
+        let known = order.tag.and_then(|tag| target.dedup.lock().done(tag));
+        if let Some(done) = known {
+            return Ok(done);
+        }
         let meta = engine.get(key)?;
         let (tag, version) = (order.tag, order.chain_version);
         let update_version = match at_turn(order.update, tag, meta.as_ref(), version) {

@@ -108,6 +108,16 @@ impl DedupTable {
         }
     }
 
+    /// What came of this very update, when that is known. To be asked again at the update's turn: the
+    /// predecessor may have sent it too, and another update may have followed it since.
+    pub(crate) fn done(&self, tag: UpdateTag) -> Option<UpdateDone> {
+        let entry = self.entries.get(&(tag.client, tag.channel))?;
+        match &entry.state {
+            State::Done(done) if entry.seq == tag.seq => Some(done.clone()),
+            State::Done(_) | State::Running | State::Open => None,
+        }
+    }
+
     /// A version made by `tag` was committed here.
     pub(crate) fn record(
         &mut self,
@@ -232,7 +242,10 @@ mod tests {
     async fn a_commit_from_the_predecessor_answers_a_running_retry() {
         let (mut table, now) = (DedupTable::default(), now());
         assert_eq!(table.begin(tag(0, 5), chunk(0), now), Admission::Run);
+        assert_eq!(table.done(tag(0, 5)), None);
         table.record(tag(0, 5), chunk(0), done(3), now);
+        assert_eq!(table.done(tag(0, 5)), Some(done(3)));
+        assert_eq!(table.done(tag(0, 6)), None);
         table.finish(tag(0, 5), chunk(0), None, now);
         assert_eq!(
             table.begin(tag(0, 5), chunk(0), now),

@@ -102,7 +102,11 @@ async fn apply(node: &Node, target: &Target, map: &RoutingInfo) -> Result<(), St
             publish(node, target, view.local, next(LocalState::Online));
             continue;
         }
-        match step(view.local, view.public(target.id), public) {
+        // What was before counts only if no version was missed: the target may have been something else since.
+        let contiguous =
+            view.chain.version == chain.version || view.chain.version.next() == chain.version;
+        let before = if contiguous { view.public(target.id) } else { PublicState::Offline };
+        match step(view.local, before, public) {
             Step::Stay => {
                 if publish(node, target, view.local, next(view.local)) {
                     return Ok(());
@@ -110,7 +114,7 @@ async fn apply(node: &Node, target: &Target, map: &RoutingInfo) -> Result<(), St
             }
             Step::Reopen => {
                 publish(node, target, view.local, next(LocalState::Offline));
-                reopen(node, target, engine).await;
+                reopen(node, target, engine, public).await;
                 publish(node, target, LocalState::Offline, next(LocalState::Online));
             }
             Step::Settle => {
@@ -132,13 +136,18 @@ fn publish(node: &Node, target: &Target, expected: LocalState, next: View) -> bo
 }
 
 /// Waits for changes under way to end and reads what the replica must remember from the records again.
-async fn reopen(node: &Node, target: &Target, engine: &Engine) {
+///
+/// A target that served last keeps its table: its data is what the chain goes on with, and the records know
+/// only the last tag of each chunk.
+async fn reopen(node: &Node, target: &Target, engine: &Engine, public: PublicState) {
     let pause = target.reopen_after.lock().take();
     if let Some(until) = pause {
         node.env.sleep_until(until).await;
     }
     let _alone = target.gate.write().await;
-    *target.dedup.lock() = DedupTable::default();
+    if public != PublicState::LastServing {
+        *target.dedup.lock() = DedupTable::default();
+    }
     let mut from = Some(FIRST_CHUNK);
     while let Some(start) = from {
         let Ok(page) = engine.list(target.id, start, PAGE) else {
@@ -155,8 +164,10 @@ fn remember(node: &Node, target: &Target, page: &[ChunkMeta]) {
     let now = node.env.now();
     let mut dedup = target.dedup.lock();
     for meta in page {
+        // Open, not done: resync may still replace the record, and a retry is answered from the record
+        // that is there at its turn.
         if let Some(tag) = meta.tag {
-            dedup.record(tag, meta.id, update::done(meta), now);
+            dedup.record_pending(tag, meta.id, now);
         }
         if let Some(tag) = meta.pending.as_ref().and_then(|pending| pending.tag) {
             dedup.record_pending(tag, meta.id, now);

@@ -1,11 +1,17 @@
 //! The test's cluster: nodes with one disk each, one chain over them, and a client.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use client::RoutingCache;
 use common::{
     buf::{BufPool, RegisteredBuf},
     env::Env,
+    logging::LogFormat,
     shutdown::Shutdown,
     sync::Mutex,
 };
@@ -48,7 +54,7 @@ pub(crate) use PublicState::{LastServing, Offline, Serving, Syncing, Waiting};
 pub(crate) struct TestNode {
     pub(crate) node: Arc<Node>,
     pub(crate) engine: Engine,
-    server: Server,
+    server: Mutex<Option<Server>>,
     shutdown: Shutdown,
     handler: Arc<Switch>,
 }
@@ -72,8 +78,8 @@ pub(crate) struct Cluster {
     pub(crate) env: Env,
     network: MemNetwork,
     dir: tempfile::TempDir,
-    nodes: BTreeMap<u64, TestNode>,
-    map: RoutingInfo,
+    nodes: Mutex<BTreeMap<u64, Arc<TestNode>>>,
+    map: Mutex<RoutingInfo>,
     endpoint: Endpoint,
     next_seq: std::sync::atomic::AtomicU64,
     capacities: Vec<u64>,
@@ -112,21 +118,24 @@ impl Cluster {
     /// Nodes with disks of these capacities.
     pub(crate) async fn start_with(capacities: &[u64]) -> Self {
         let count = capacities.len() as u64;
+        if std::env::var_os("PENSTOCK_LOG").is_some() {
+            common::logging::init("info", LogFormat::Text).unwrap();
+        }
         let env = Env::real();
         let network = MemNetwork::default();
-        let mut cluster = Self {
+        let cluster = Self {
             endpoint: endpoint(&env, &network),
             dir: tempfile::tempdir().unwrap(),
             capacities: capacities.to_vec(),
-            nodes: BTreeMap::new(),
-            map: RoutingInfo::default(),
+            nodes: Mutex::default(),
+            map: Mutex::default(),
             next_seq: std::sync::atomic::AtomicU64::new(1),
             env,
             network,
         };
         for id in 1..=count {
             let node = NodeId(id as u32);
-            cluster.map.nodes.insert(
+            cluster.map.lock().nodes.insert(
                 node,
                 NodeEntry {
                     id: node,
@@ -136,7 +145,7 @@ impl Cluster {
                     status: NodeStatus::Alive,
                 },
             );
-            cluster.map.targets.insert(
+            cluster.map.lock().targets.insert(
                 TargetId(id),
                 TargetEntry {
                     id: TargetId(id),
@@ -153,20 +162,20 @@ impl Cluster {
         for id in 1..=count {
             cluster.wait_local(id, LocalState::UpToDate).await;
         }
-        for target in cluster.map.targets.values_mut() {
+        for target in cluster.map.lock().targets.values_mut() {
             target.created = true;
         }
         cluster
     }
 
     /// Starts a node over its directory, as after a restart.
-    pub(crate) async fn start_node(&mut self, id: u64) {
-        let dir = self.dir.path().join(id.to_string());
+    pub(crate) async fn start_node(&self, id: u64) {
+        let dir = self.disk_dir(id);
         let capacity = self.capacities[id as usize - 1];
         let engine = open_engine(&self.env, &dir, capacity).await;
         let disk = Disk::new(DiskIndex(0), dir, Ok(engine.clone()));
         let routing = RoutingCache::detached(&self.env);
-        routing.offer(self.map.clone());
+        routing.offer(self.map.lock().clone());
         let endpoint = endpoint(&self.env, &self.network);
         let node = Arc::new(Node::new(Parts {
             env: self.env.clone(),
@@ -188,47 +197,55 @@ impl Cluster {
         let running = TestNode {
             node,
             engine,
-            server,
+            server: Mutex::new(Some(server)),
             shutdown,
             handler,
         };
-        self.nodes.insert(id, running);
+        self.nodes.lock().insert(id, Arc::new(running));
     }
 
     /// Ends a node at once; its directory stays.
-    pub(crate) async fn kill(&mut self, id: u64) {
-        let node = self.nodes.remove(&id).unwrap();
+    pub(crate) async fn kill(&self, id: u64) {
+        let node = self.nodes.lock().remove(&id).unwrap();
+        // Like a process that dies: nothing is made any more, but what was answered before still arrives.
         node.shutdown.trigger();
-        node.server.kill().await;
         *node.handler.0.lock() = None;
         node.engine.close().await;
+        let server = node.server.lock().take().unwrap();
+        server.kill().await;
     }
 
     /// The disk of a node that does not run is replaced by an empty one.
     pub(crate) fn lose_disk(&self, id: u64) {
-        std::fs::remove_dir_all(self.dir.path().join(id.to_string())).unwrap();
+        std::fs::remove_dir_all(self.disk_dir(id)).unwrap();
+    }
+
+    pub(crate) fn disk_dir(&self, id: u64) -> PathBuf {
+        self.dir.path().join(id.to_string())
     }
 
     /// The next version of the chain, known to every node that runs.
-    pub(crate) fn set_chain(&mut self, targets: &[(u64, PublicState)]) {
+    pub(crate) fn set_chain(&self, targets: &[(u64, PublicState)]) {
         self.change_chain(targets);
-        for node in self.nodes.values() {
-            node.node.routing.offer(self.map.clone());
+        let map = self.map.lock().clone();
+        for node in self.nodes.lock().values() {
+            node.node.routing.offer(map.clone());
         }
     }
 
     /// The next version of the chain, known to these nodes only.
-    pub(crate) fn set_chain_at(&mut self, targets: &[(u64, PublicState)], ids: &[u64]) {
+    pub(crate) fn set_chain_at(&self, targets: &[(u64, PublicState)], ids: &[u64]) {
         self.change_chain(targets);
-        for id in ids {
-            self.nodes[id].node.routing.offer(self.map.clone());
+        let map = self.map.lock().clone();
+        for &id in ids {
+            self.node(id).node.routing.offer(map.clone());
         }
     }
 
-    fn change_chain(&mut self, targets: &[(u64, PublicState)]) {
-        self.map.version = RoutingVersion(self.map.version.0 + 1);
-        let version = self
-            .map
+    fn change_chain(&self, targets: &[(u64, PublicState)]) {
+        let mut map = self.map.lock();
+        map.version = RoutingVersion(map.version.0 + 1);
+        let version = map
             .chains
             .get(&CHAIN)
             .map_or(ChainVersion(1), |chain| chain.version.next());
@@ -245,19 +262,19 @@ impl Cluster {
             targets,
             preferred: vec![],
         };
-        self.map.chains.insert(CHAIN, chain);
+        map.chains.insert(CHAIN, chain);
     }
 
-    pub(crate) fn node(&self, id: u64) -> &TestNode {
-        &self.nodes[&id]
+    pub(crate) fn node(&self, id: u64) -> Arc<TestNode> {
+        self.nodes.lock()[&id].clone()
     }
 
-    pub(crate) fn engine(&self, id: u64) -> &Engine {
-        &self.nodes[&id].engine
+    pub(crate) fn engine(&self, id: u64) -> Engine {
+        self.node(id).engine.clone()
     }
 
     pub(crate) fn target(&self, id: u64) -> Arc<Target> {
-        self.nodes[&id].node.target_of(CHAIN).unwrap()
+        self.node(id).node.target_of(CHAIN).unwrap()
     }
 
     pub(crate) fn view(&self, id: u64) -> Arc<View> {
@@ -294,7 +311,7 @@ impl Cluster {
 
     pub(crate) async fn wait_local(&self, id: u64, local: LocalState) {
         self.wait(&format!("target {id} to be {local:?}"), || {
-            self.nodes[&id].node.target_of(CHAIN).is_ok_and(|target| {
+            self.node(id).node.target_of(CHAIN).is_ok_and(|target| {
                 target.view().local == local && target.view().chain.version.0 > 0
             })
         })
@@ -303,9 +320,9 @@ impl Cluster {
 
     /// Waits until the node's target works by the newest chain.
     pub(crate) async fn wait_chain(&self, id: u64) {
-        let version = self.map.chains[&CHAIN].version;
+        let version = self.version();
         self.wait(&format!("target {id} to follow the map"), || {
-            let target = self.nodes[&id].node.target_of(CHAIN);
+            let target = self.node(id).node.target_of(CHAIN);
             target.is_ok_and(|target| target.view().chain.version == version)
         })
         .await;
@@ -320,7 +337,16 @@ impl Cluster {
     }
 
     pub(crate) fn version(&self) -> ChainVersion {
-        self.map.chains[&CHAIN].version
+        self.map.lock().chains[&CHAIN].version
+    }
+
+    /// The targets that serve, head first.
+    pub(crate) fn serving(&self) -> Vec<u64> {
+        let map = self.map.lock();
+        map.chains[&CHAIN]
+            .serving()
+            .map(|target| target.0)
+            .collect()
     }
 
     fn caller(&self) -> Caller {

@@ -14,7 +14,7 @@ const SHORT: Duration = Duration::from_millis(300);
 
 #[tokio::test]
 async fn a_write_in_flight_survives_the_death_of_the_tail() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     cluster.kill(3).await;
     let item = cluster.write_item(chunk(0), 0, b"data", tag(0, 1));
     // It cannot end while the map still names the dead tail.
@@ -34,7 +34,7 @@ async fn a_write_in_flight_survives_the_death_of_the_tail() {
 
 #[tokio::test]
 async fn a_promoted_head_answers_the_retry_of_a_write_it_followed() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     let item = cluster.write_item(chunk(0), 0, b"once", tag(0, 1));
     let done = cluster.update(1, item, b"once", LONG).await.unwrap();
     cluster.kill(1).await;
@@ -52,7 +52,7 @@ async fn a_promoted_head_answers_the_retry_of_a_write_it_followed() {
 
 #[tokio::test]
 async fn a_promoted_head_finishes_a_write_it_had_pending_once() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     cluster.write(1, chunk(0), 0, b"base").await.unwrap();
     cluster.kill(3).await;
     let item = cluster.write_item(chunk(0), 4, b" and more", tag(0, 1));
@@ -68,7 +68,7 @@ async fn a_promoted_head_finishes_a_write_it_had_pending_once() {
 
 #[tokio::test]
 async fn what_was_left_pending_is_settled_before_the_next_update() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     cluster.kill(3).await;
     let item = cluster.write_item(chunk(0), 0, b"AAAA", tag(0, 1));
     let lost = cluster.update(1, item, b"AAAA", SHORT).await;
@@ -87,7 +87,7 @@ async fn what_was_left_pending_is_settled_before_the_next_update() {
 
 #[tokio::test]
 async fn a_removal_does_not_wait_for_what_was_left_pending() {
-    let mut cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(2).await;
     cluster.kill(2).await;
     let item = cluster.write_item(chunk(0), 0, b"AAAA", tag(0, 1));
     let lost = cluster.update(1, item, b"AAAA", SHORT).await;
@@ -212,7 +212,7 @@ async fn swap_content(cluster: &Cluster, id: u64, bytes: &[u8]) {
 
 #[tokio::test]
 async fn a_node_that_knows_an_older_map_catches_up() {
-    let mut cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(2).await;
     cluster.set_chain_at(&[(1, Serving), (2, Serving)], &[1]);
     cluster.wait_chain(1).await;
     let item = cluster.write_item(chunk(0), 0, b"data", tag(0, 1));

@@ -12,7 +12,7 @@ use super::cluster::{
 
 #[tokio::test]
 async fn a_restarted_target_stays_offline_until_the_map_says_so() {
-    let mut cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(2).await;
     cluster.write(1, chunk(0), 0, b"x").await.unwrap();
     cluster.kill(2).await;
     cluster.start_node(2).await;
@@ -33,7 +33,7 @@ async fn a_restarted_target_stays_offline_until_the_map_says_so() {
 
 #[tokio::test]
 async fn the_last_serving_target_commits_what_is_pending_before_it_serves() {
-    let mut cluster = Cluster::start(1).await;
+    let cluster = Cluster::start(1).await;
     cluster.write(1, chunk(0), 0, b"older").await.unwrap();
     let payload = common::buf::BufPool::new(0).copy_from(b"newer").freeze();
     let request = UpdateRequest {
@@ -69,7 +69,7 @@ async fn the_last_serving_target_commits_what_is_pending_before_it_serves() {
 
 #[tokio::test]
 async fn a_target_that_falls_out_reopens_and_waits() {
-    let mut cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(2).await;
     cluster.set_chain(&[(1, Serving), (2, Offline)]);
     cluster.wait_chain(2).await;
     cluster.wait_local(2, LocalState::Online).await;
@@ -80,7 +80,7 @@ async fn a_target_that_falls_out_reopens_and_waits() {
 
 #[tokio::test]
 async fn a_lost_target_is_not_made_anew_while_the_cluster_counts_on_it() {
-    let mut cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(2).await;
     cluster.write(1, chunk(0), 0, b"x").await.unwrap();
     cluster.kill(2).await;
     cluster.lose_disk(2);

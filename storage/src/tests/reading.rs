@@ -61,7 +61,7 @@ async fn a_read_of_a_pending_chunk_returns_what_the_tail_has_committed() {
 
 #[tokio::test]
 async fn a_new_tail_settles_before_it_answers() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     cluster.write(1, chunk(0), 0, b"older").await.unwrap();
     for id in 1..=3 {
         make_pending(&cluster, id, 2).await;
@@ -90,7 +90,7 @@ async fn without_a_lease_or_a_place_nothing_is_read() {
     cluster.write(1, chunk(0), 0, b"x").await.unwrap();
     let missing = cluster.read(1, chunk(5), ReadMode::Linearizable).await;
     assert_eq!(missing.unwrap_err().code, StatusCode::ChunkNotFound);
-    let node = &cluster.node(2).node;
+    let node = cluster.node(2).node.clone();
     node.take_out(&cluster.target(2), "the test says so");
     let out = cluster.read(2, chunk(0), ReadMode::Linearizable).await;
     assert_eq!(out.unwrap_err().code, StatusCode::UnknownTarget);

@@ -8,7 +8,7 @@ use types::{chunk::Update, rpc::storage::ReadMode, target::LocalState, version::
 use super::cluster::{Cluster, Offline, Serving, Syncing, Waiting, chunk, tag};
 
 /// Takes target 3 out and lets the chain go on without it.
-async fn leave(cluster: &mut Cluster) {
+async fn leave(cluster: &Cluster) {
     cluster.set_chain(&[(1, Serving), (2, Serving), (3, Offline)]);
     cluster.wait_local(3, LocalState::Online).await;
     for id in 1..=2 {
@@ -17,7 +17,7 @@ async fn leave(cluster: &mut Cluster) {
 }
 
 /// Brings target 3 back; returns when it says that it holds everything.
-async fn come_back(cluster: &mut Cluster) {
+async fn come_back(cluster: &Cluster) {
     cluster.set_chain(&[(1, Serving), (2, Serving), (3, Waiting)]);
     cluster.wait_chain(3).await;
     cluster.set_chain(&[(1, Serving), (2, Serving), (3, Syncing)]);
@@ -38,11 +38,11 @@ fn assert_equal(cluster: &Cluster) {
 
 #[tokio::test]
 async fn a_returning_target_gets_exactly_what_it_lacks() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     for index in 0..20 {
         cluster.write(1, chunk(index), 0, b"before").await.unwrap();
     }
-    leave(&mut cluster).await;
+    leave(&cluster).await;
     for index in (0..30).step_by(3) {
         cluster.write(1, chunk(index), 2, b"during").await.unwrap();
     }
@@ -60,7 +60,7 @@ async fn a_returning_target_gets_exactly_what_it_lacks() {
         b"never acknowledged",
     )
     .await;
-    come_back(&mut cluster).await;
+    come_back(&cluster).await;
     assert_equal(&cluster);
     assert_eq!(cluster.meta(3, chunk(500)), None);
     let (bytes, _) = cluster
@@ -96,11 +96,11 @@ async fn make(cluster: &Cluster, key: engine::ChunkKey, version: u32, bytes: &[u
 
 #[tokio::test]
 async fn a_resync_under_writes_ends_with_equal_replicas() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     for index in 0..60 {
         cluster.write(1, chunk(index), 0, &[1; 2000]).await.unwrap();
     }
-    leave(&mut cluster).await;
+    leave(&cluster).await;
     for index in 0..60 {
         cluster.write(1, chunk(index), 0, &[2; 1000]).await.unwrap();
     }
@@ -138,8 +138,8 @@ async fn a_resync_under_writes_ends_with_equal_replicas() {
 
 #[tokio::test]
 async fn a_resync_goes_on_when_the_predecessor_dies() {
-    let mut cluster = Cluster::start(3).await;
-    leave(&mut cluster).await;
+    let cluster = Cluster::start(3).await;
+    leave(&cluster).await;
     for index in 0..30 {
         cluster.write(1, chunk(index), 0, b"during").await.unwrap();
     }
