@@ -1,13 +1,14 @@
 //! Every store runs the same suite.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use common::env::Env;
 use kv::{
-    Kv, conformance,
+    Kv, KvError, ReadMode, conformance,
     conformance::HistoryOptions,
     embedded::{EmbeddedConfig, SyncPolicy},
     faulty::FaultyKv,
+    limits,
     mem::MemKv,
 };
 
@@ -42,6 +43,24 @@ async fn unknown_results_keep_the_history_serializable() {
     let (committed, _refused) =
         conformance::random_history_is_serializable(&env, &kv, options).await;
     assert!(committed > 100, "{committed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_has_lived_too_long_is_too_old() {
+    let (env, kv) = (Env::seeded(1), MemKv::new());
+    let mut txn = kv.begin();
+    assert_eq!(txn.get(b"a", ReadMode::Serializable).await, Ok(None));
+    txn.set(b"b", b"");
+    env.sleep(limits::TRANSACTION_AGE_MAX).await;
+    assert_eq!(txn.get(b"a", ReadMode::Serializable).await, Ok(None));
+    env.sleep(Duration::from_millis(1)).await;
+    let late = txn.get(b"a", ReadMode::Serializable).await;
+    assert_eq!(late, Err(KvError::TooOld));
+    assert_eq!(txn.commit().await, Err(KvError::TooOld));
+    let mut blind = kv.begin();
+    blind.set(b"b", b"");
+    env.sleep(limits::TRANSACTION_AGE_MAX * 2).await;
+    assert!(blind.commit().await.is_ok(), "it has read nothing");
 }
 
 async fn embedded(sync: SyncPolicy) {

@@ -31,7 +31,7 @@ async fn an_acknowledged_commit_survives_kill_9() {
         acked.extend(rest);
         assert!(acked.len() >= (round + 1) * COMMITS, "{}", acked.len());
 
-        let kv = support::open(dir.path());
+        let kv = support::open(dir.path()).await;
         for name in &acked {
             let value = support::get(&*kv, &format!("a/{name}")).await;
             assert!(value.is_some(), "{name} of {} was lost", acked.len());
@@ -63,7 +63,7 @@ async fn writes_until_killed() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else {
         return;
     };
-    let kv = support::open(dir.as_ref());
+    let kv = support::open(dir.as_ref()).await;
     let env = Env::real();
     let run = env.random_u64();
     let tasks: Vec<_> = (0..TASKS)

@@ -23,7 +23,7 @@ async fn settles(kv: &EmbeddedKv) -> bool {
 #[tokio::test]
 async fn a_commit_is_synced_within_the_interval() {
     let dir = tempfile::tempdir().unwrap();
-    let kv = support::open(dir.path());
+    let kv = support::open(dir.path()).await;
     support::set(&*kv, "a", "1").await.unwrap();
     assert!(settles(&kv).await, "{:?}", kv.status());
 }
@@ -100,7 +100,7 @@ async fn more_than_memory_holds_is_written_out_and_read_back() {
     const TRANSACTIONS: u32 = 600;
     const KEYS_EACH: u32 = 50;
     let dir = tempfile::tempdir().unwrap();
-    let kv = support::open(dir.path());
+    let kv = support::open(dir.path()).await;
     let value = vec![b'v'; 1000];
     let key = |transaction: u32, number: u32| format!("{transaction:05}/{number}").into_bytes();
     for transaction in 0..TRANSACTIONS {
@@ -119,7 +119,7 @@ async fn more_than_memory_holds_is_written_out_and_read_back() {
     });
     assert!(written.await.is_ok(), "30 MB are still in memory");
     support::close(kv).await;
-    let kv = support::open(dir.path());
+    let kv = support::open(dir.path()).await;
     for transaction in (0..TRANSACTIONS).step_by(7) {
         let mut txn = kv.begin();
         let found = txn.get(&key(transaction, 3), kv::ReadMode::Snapshot).await;

@@ -17,14 +17,14 @@ const FILE_TOO_LARGE: i32 = 25;
 #[tokio::test]
 async fn commits_are_refused_while_the_device_is_nearly_full() {
     let dir = tempfile::tempdir().unwrap();
-    let kv = support::open(dir.path());
+    let kv = support::open(dir.path()).await;
     support::set(&*kv, "a", "1").await.unwrap();
     support::close(kv).await;
     let full = EmbeddedConfig {
         space_reserve_bytes: u64::MAX,
         ..EmbeddedConfig::default()
     };
-    let kv = support::open_with(dir.path(), full).unwrap();
+    let kv = support::try_reopen(dir.path(), full).await.unwrap();
     assert_eq!(support::set(&*kv, "b", "2").await, Err(KvError::Full));
     assert!(kv.status().failure.is_none(), "it has not stopped");
     assert!(support::get(&*kv, "a").await.is_some());
@@ -33,7 +33,7 @@ async fn commits_are_refused_while_the_device_is_nearly_full() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_write_stops_the_store_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let kv = support::open(dir.path());
+    let kv = support::open(dir.path()).await;
     support::set(&*kv, "first", "1").await.unwrap();
     support::close(kv).await;
 
@@ -56,7 +56,7 @@ async fn a_failed_write_stops_the_store_and_loses_nothing() {
         "{stopped:?}"
     );
 
-    let kv = support::open(dir.path());
+    let kv = support::open(dir.path()).await;
     for key in ["first"].iter().chain(&acked) {
         assert!(support::get(&*kv, key).await.is_some(), "{key} was lost");
     }
@@ -71,7 +71,7 @@ async fn writes_until_refused() {
     };
     // With a handler, a write beyond the limit is an error instead of a death.
     let _handler = signal(SignalKind::from_raw(FILE_TOO_LARGE)).unwrap();
-    let kv = support::open(dir.as_ref());
+    let kv = support::open(dir.as_ref()).await;
     let say = |text: String| {
         let line = format!(": {text}\n");
         std::io::stdout().write_all(line.as_bytes()).unwrap();

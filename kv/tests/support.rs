@@ -5,10 +5,11 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use common::{env::Env, shutdown::Shutdown};
+use common::{data_dir::DataDirError, env::Env, shutdown::Shutdown};
 use kv::{
     Kv, KvError, ReadMode,
     embedded::{EmbeddedConfig, EmbeddedKv, OpenError, SyncPolicy},
@@ -31,8 +32,27 @@ pub(crate) fn lazy() -> EmbeddedConfig {
     }
 }
 
-pub(crate) fn open(dir: &Path) -> Arc<EmbeddedKv> {
-    open_with(dir, EmbeddedConfig::default()).unwrap()
+/// Opens a store that may have been closed a moment ago: while another test starts a child process, that
+/// holds copies of our descriptors, and with them the lock, until it has become another program.
+pub(crate) async fn try_reopen(
+    dir: &Path,
+    config: EmbeddedConfig,
+) -> Result<Arc<EmbeddedKv>, OpenError> {
+    let env = Env::real();
+    let deadline = env.now() + Duration::from_secs(10);
+    loop {
+        match open_with(dir, config.clone()) {
+            Err(OpenError::Directory(DataDirError::InUse { .. })) if env.now() < deadline => {
+                env.sleep(Duration::from_millis(5)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+pub(crate) async fn open(dir: &Path) -> Arc<EmbeddedKv> {
+    let opened = try_reopen(dir, EmbeddedConfig::default()).await;
+    opened.unwrap()
 }
 
 /// Frees the directory.

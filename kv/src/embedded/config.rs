@@ -23,8 +23,8 @@ pub struct EmbeddedConfig {
     pub cache_bytes: u64,
     /// Threads that write memory out and merge files.
     pub worker_threads: usize,
-    /// Commits are refused when less than this is free on the device; 0 means 2 % of the device, but at
-    /// most 256 MiB. Transactions that remove something may go down to a quarter of it.
+    /// Commits are refused when less than this is free on the device; 0 means 2 % of the device, within
+    /// 128 MiB and 256 MiB (a quarter of a small device). Transactions that remove something may go down to a quarter of it.
     pub space_reserve_bytes: u64,
 }
 
@@ -53,7 +53,7 @@ impl EmbeddedConfig {
         ),
         (
             "space_reserve_bytes",
-            "free space below which commits are refused; 0 = 2 % of the device, at most 256 MiB",
+            "free space below which commits are refused; 0 = 2 % of the device, within 128 and 256 MiB",
         ),
     ];
 }

@@ -4,11 +4,12 @@
 //! never do. The version of the last commit is written with every batch, so it survives with exactly
 //! the data that it belongs to.
 
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use fjall::{
     AbstractTree, Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable,
+    compaction::Leveled,
 };
 
 use super::{config::EmbeddedConfig, journal::Journal};
@@ -25,6 +26,8 @@ const KEYSPACE: &str = "data";
 const VERSION_KEY: &[u8] = b"\xff/version";
 /// A table in memory is sealed at this size (see `rotator`). Some more wait to be written to disk under load.
 pub(super) const MEMTABLE_BYTES: u64 = 8 << 20;
+/// The size of a file. fjall's own choice of 64 MiB makes merges that need more than `space` keeps free.
+const TABLE_BYTES: u64 = 16 << 20;
 /// The journals of unwritten tables; fjall's smallest bound is 64 MiB.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 
@@ -48,7 +51,12 @@ impl Engine {
             .worker_threads(config.worker_threads.max(1))
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .open()?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
+        let options = || {
+            let merges = Leveled::default().with_table_target_size(TABLE_BYTES);
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(u64::MAX)
+                .compaction_strategy(Arc::new(merges))
+        };
         let data = database.keyspace(KEYSPACE, options)?;
         Ok(Self {
             database,

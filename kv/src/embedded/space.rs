@@ -6,8 +6,12 @@ use crate::write_buffer::WriteBuffer;
 
 /// By default the reserve is this part of the device, one in fifty,
 const DEVICE_PARTS: u64 = 50;
-/// but at most this: memory tables and merges of files fit in.
+/// but at most this,
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
+/// and at least this: with less, merges of files were seen to run out of space,
+const RESERVE_BYTES_MIN: u64 = 128 << 20;
+/// or on a small device this part of it.
+const SMALL_DEVICE_PARTS: u64 = 4;
 /// Transactions that remove something, the only way out of a full device, may use all but a quarter.
 const REMOVAL_PARTS: u64 = 4;
 
@@ -52,7 +56,9 @@ impl Space {
 
     fn reserve(&self, device_bytes: u64) -> u64 {
         match self.reserve_bytes {
-            0 => RESERVE_BYTES_MAX.min(device_bytes / DEVICE_PARTS),
+            0 => (device_bytes / DEVICE_PARTS)
+                .max(RESERVE_BYTES_MIN.min(device_bytes / SMALL_DEVICE_PARTS))
+                .min(RESERVE_BYTES_MAX),
             bytes => bytes,
         }
     }
@@ -94,7 +100,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let space = Space::new(dir.path(), 0);
         assert!(space.room().free_bytes > 0);
-        assert_eq!(space.reserve(50 << 20), 1 << 20);
+        assert_eq!(space.reserve(40 << 20), 10 << 20);
+        assert_eq!(space.reserve(2 << 30), RESERVE_BYTES_MIN);
+        assert_eq!(space.reserve(10_000 << 20), 200 << 20);
         assert_eq!(space.reserve(u64::MAX), RESERVE_BYTES_MAX);
         assert_eq!(Space::new(dir.path(), 7).reserve(50 << 20), 7);
     }
