@@ -126,6 +126,16 @@ pub struct Space {
     pub used_bytes: u64,
 }
 
+/// From this share of the capacity on, space is low (E8).
+const LOW_SPACE_PERCENT: u64 = 95;
+
+impl Space {
+    /// Whether an operator should act: before new chunks are refused.
+    pub fn is_low(self) -> bool {
+        self.used_bytes >= self.capacity_bytes / 100 * LOW_SPACE_PERCENT
+    }
+}
+
 /// The chunks of one disk. Clones are the same engine. `close` it; dropping it instead is like a crash.
 #[derive(Clone)]
 pub struct Engine {

@@ -332,3 +332,36 @@ impl SlotPool {
         (taken.saturating_sub(referenced.len() as u64), groups)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use common::env::Env;
+
+    use super::*;
+    use crate::device::mem::{MemDevice, PowerSwitch};
+
+    /// Slots that become free because the engine goes away must not look like empty groups: their records stand.
+    #[tokio::test]
+    async fn a_frozen_pool_gives_no_group_back() {
+        let limits = Limits {
+            capacity_bytes: 1 << 30,
+            reserve_bytes: 0,
+            preallocate_bytes: 1 << 20,
+        };
+        let class = SizeClass::holding(1).unwrap();
+        for (freeze, groups_left) in [(true, 2), (false, 1)] {
+            let device = Arc::new(MemDevice::new(&Env::seeded(1), PowerSwitch::lasting()));
+            let pool = SlotPool::new(device, Arc::default(), limits, &[], Arc::default());
+            let mut slots = Vec::new();
+            for _ in 0..=SLOTS_PER_GROUP {
+                slots.push(pool.allocate(class, Purpose::NewChunk).await.unwrap());
+            }
+            if freeze {
+                pool.freeze();
+            }
+            drop(slots);
+            pool.give_back_empty().await;
+            assert_eq!(pool.device().list().await.unwrap().len(), groups_left);
+        }
+    }
+}

@@ -31,18 +31,20 @@ type Chunks = Arc<Mutex<BTreeMap<u32, Chunk>>>;
 
 #[test]
 fn after_any_loss_of_power_acknowledged_updates_are_there() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let mut pending_seen = 0;
-    for seed in 0..DISKS {
-        pending_seen += runtime.block_on(age_a_disk(seed));
-    }
+    let seeds = 0..DISKS;
+    let pending_seen: u32 = seeds.map(|seed| on_a_runtime(age_a_disk(seed))).sum();
     assert!(
         pending_seen > 50,
         "only {pending_seen} crashes left something pending"
     );
+}
+
+/// With a runtime of its own, which takes what hangs without power with it.
+fn on_a_runtime<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(test)
 }
 
 /// One disk through several crashes; returns how many pending versions were met after them.
@@ -212,12 +214,8 @@ async fn pending_content(engine: &Engine, index: u32, exists: bool) -> Option<Ve
 /// With `on_fsync` a crash may lose what came after the last sync, but nothing before, and nothing is torn.
 #[test]
 fn without_syncs_a_crash_shows_a_state_that_was() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
     for seed in 0..60 {
-        runtime.block_on(async {
+        on_a_runtime(async {
             let env = Env::seeded(seed);
             let config = engine::EngineConfig {
                 sync: SyncPolicy::OnFsync,

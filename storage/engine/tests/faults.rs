@@ -79,6 +79,10 @@ async fn a_failed_write_or_sync_takes_the_disk_out_of_service() {
             ..Faults::default()
         },
         Faults {
+            write: Fault::Short,
+            ..Faults::default()
+        },
+        Faults {
             sync: Fault::Error(EIO),
             ..Faults::default()
         },

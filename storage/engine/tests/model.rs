@@ -21,8 +21,10 @@ use crate::support::{
 
 const CHUNKS: u32 = 24;
 const STEPS: u32 = 12_000;
+/// No read lasts longer than this many updates of one chunk.
+const VERSIONS_KEPT: u32 = 50;
 
-/// Reads of ranges must always be one atomic version, whatever is going on: every version is remembered here.
+/// Reads of ranges must always be one atomic version, whatever is going on: every version is remembered here for a while.
 #[derive(Default)]
 struct History {
     versions: std::collections::BTreeMap<(u32, u32), Vec<u8>>,
@@ -93,7 +95,13 @@ async fn step_on(
     let bytes = content.clone().unwrap_or_default();
     assert_eq!(updated.length as usize, bytes.len());
     assert_eq!(updated.checksum, Checksum::of(&bytes));
-    history.lock().versions.insert((index, next), bytes);
+    {
+        let mut history = history.lock();
+        history.versions.insert((index, next), bytes);
+        history
+            .versions
+            .remove(&(index, next.saturating_sub(VERSIONS_KEPT)));
+    }
     let meta = engine
         .commit(key(index), ChunkVersion(next), CHAIN_VERSION)
         .await

@@ -48,6 +48,7 @@ async fn a_full_disk_refuses_new_chunks_but_lives_on() {
         let (_env, _disk, engine) = engine_with(config).await;
         assert_eq!(fill(&engine).await, 196);
         assert_eq!(engine.space().used_bytes, 196 * SLOT);
+        assert!(engine.space().is_low());
         assert_eq!(engine.used_by(TARGET), 196 * SLOT);
         // What is there can be changed, again and again.
         for version in 2..50 {

@@ -16,7 +16,7 @@ use common::{
 };
 
 use super::Device;
-use crate::group::GroupId;
+use crate::group::{DEVICE_BLOCK_BYTES, GroupId};
 
 /// What to do to operations of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub enum Fault {
     Hang,
     /// Reads only: flip a bit of the first byte.
     FlipBit,
+    /// Writes only: write the first block, then fail.
+    Short,
 }
 
 /// The faults in force.
@@ -89,7 +91,7 @@ impl FaultyDevice {
 
 async fn suffer(fault: Fault) -> io::Result<()> {
     match fault {
-        Fault::None | Fault::FlipBit => Ok(()),
+        Fault::None | Fault::FlipBit | Fault::Short => Ok(()),
         Fault::Error(number) => Err(io::Error::from_raw_os_error(number)),
         Fault::Hang => pending().await,
     }
@@ -132,8 +134,14 @@ impl Device for FaultyDevice {
     }
 
     async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()> {
-        suffer(self.faults().write).await?;
+        let fault = self.faults().write;
+        suffer(fault).await?;
         self.writes.lock().push((group, offset, data.len()));
+        if fault == Fault::Short {
+            let first = data.slice(0..DEVICE_BLOCK_BYTES as usize);
+            self.inner.write(group, offset, first).await?;
+            return Err(io::ErrorKind::WriteZero.into());
+        }
         self.inner.write(group, offset, data).await
     }
 

@@ -28,8 +28,8 @@ const KEYSPACE: &str = "records";
 const MEMTABLE_BYTES: u64 = 4 << 20;
 /// fjall's smallest bound for its journals.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// Enough for a full journal and the tables it becomes. Less on disks of which that would be a large part.
-const RESERVE_BYTES: u64 = 128 << 20;
+/// Enough for a journal. Less on disks of which that would be a large part.
+const RESERVE_BYTES: u64 = 64 << 20;
 const RESERVE_DISK_PARTS: u64 = 50;
 
 /// Records on disk.
@@ -91,41 +91,55 @@ impl Inner {
 
     fn write(&self, changes: Vec<RecordChange>) -> Result<(), MetaStoreError> {
         self.reserve.give_up_if_short();
-        let open = self.open.lock();
-        let Some(Open { database, records }) = &*open else {
-            return Err(failure(
-                "write",
-                &self.path,
-                "the store is closed".to_owned(),
-            ));
-        };
-        let mut batch = database.batch().durability(Some(PersistMode::SyncData));
-        for (key, value) in changes {
-            match value {
-                Some(value) => batch.insert(records, key, value),
-                None => batch.remove(records, key),
+        self.with_open("write", |Open { database, records }| {
+            let mut batch = database.batch().durability(Some(PersistMode::SyncData));
+            for (key, value) in changes {
+                match value {
+                    Some(value) => batch.insert(records, key, value),
+                    None => batch.remove(records, key),
+                }
             }
-        }
-        let written = batch.commit();
-        written.map_err(|error| failure("write", &self.path, error.to_string()))
+            batch.commit().map_err(|error| error.to_string())
+        })
     }
+
+    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
+        self.with_open("read", |Open { records, .. }| {
+            for item in records.iter() {
+                let (key, value) = item.into_inner().map_err(|error| error.to_string())?;
+                visit(&key, &value);
+            }
+            Ok(())
+        })
+    }
+
+    fn with_open(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Open) -> Result<(), String>,
+    ) -> Result<(), MetaStoreError> {
+        let open = self.open.lock();
+        let result = match &*open {
+            Some(open) => guarded(|| work(open)),
+            None => Err("the store is closed".to_owned()),
+        };
+        result.map_err(|reason| failure(action, &self.path, reason))
+    }
+}
+
+/// fjall panics over some kinds of damage; to us that is an error like the others.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(text.unwrap_or_else(|| "unknown damage".to_owned()))
+    })
 }
 
 #[async_trait]
 impl MetaStore for FjallStore {
     fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
-        let open = self.inner.open.lock();
-        let Some(Open { records, .. }) = &*open else {
-            let reason = "the store is closed".to_owned();
-            return Err(failure("read", &self.inner.path, reason));
-        };
-        for item in records.iter() {
-            let (key, value) = item
-                .into_inner()
-                .map_err(|error| failure("read", &self.inner.path, error.to_string()))?;
-            visit(&key, &value);
-        }
-        Ok(())
+        self.inner.scan(visit)
     }
 
     async fn write(&self, changes: Vec<RecordChange>) -> Result<(), MetaStoreError> {
@@ -164,7 +178,6 @@ fn make(dir: &Path, path: &Path, cache_bytes: u64) -> Result<(), String> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
-/// fjall panics over some kinds of damage; to us that is an error like the others.
 fn open_database(path: &Path, cache_bytes: u64) -> Result<Open, String> {
     let open = || -> Result<Open, ::fjall::Error> {
         let database = Database::builder(path)
@@ -176,14 +189,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Open, String> {
         let records = database.keyspace(KEYSPACE, options)?;
         Ok(Open { database, records })
     };
-    match catch_unwind(AssertUnwindSafe(open)) {
-        Ok(opened) => opened.map_err(|error| error.to_string()),
-        Err(panic) => Err(panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_else(|| "unknown damage".to_owned())),
-    }
+    guarded(|| open().map_err(|error| error.to_string()))
 }
 
 /// The reserve file. Having none is no failure: a disk may be full from the start.

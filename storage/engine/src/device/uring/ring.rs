@@ -380,3 +380,27 @@ fn is_transient(error: &io::Error) -> bool {
         io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use common::buf::BufPool;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn a_short_transfer_goes_on_where_it_stopped() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = permits.try_acquire_owned().unwrap();
+        let (sender, receiver) = oneshot::channel();
+        let data = BufPool::new(0).allocate(8192).freeze();
+        let mut operation = Operation::write(file, 65_536, data, sender, permit);
+        assert!(!operation.advance(4096).unwrap());
+        assert_eq!(operation.done, 4096);
+        assert!(operation.advance(4096).unwrap());
+        assert!(operation.advance(0).is_err());
+        operation.finish(Ok(()));
+        assert!(receiver.blocking_recv().unwrap().is_ok());
+    }
+}
