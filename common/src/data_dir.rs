@@ -99,7 +99,9 @@ impl DataDir {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut entries = fs::read_dir(path).map_err(fail("list", path))?;
-                if entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "LOCK")) {
+                // VERSION.new is what a crash in the middle of `write_durably` leaves.
+                let ours = ["LOCK", "VERSION.new"].map(std::ffi::OsStr::new);
+                if entries.any(|entry| entry.is_ok_and(|e| !ours.contains(&&*e.file_name()))) {
                     return Err(DataDirError::Foreign {
                         path: path.to_owned(),
                     });

@@ -165,7 +165,9 @@ impl From<MetaError> for Status {
             MetaError::Stale { .. } => StatusCode::Stale,
             MetaError::TruncateVersionMismatch { .. } => StatusCode::TruncateVersionMismatch,
             MetaError::NoChains => StatusCode::NoChains,
-            MetaError::Corrupt { .. } | MetaError::Needs(_) => StatusCode::Internal,
+            MetaError::Corrupt { .. } => StatusCode::Internal,
+            // Only seen when the deadline passed before the need was met.
+            MetaError::Needs(_) => StatusCode::DeadlineExceeded,
             MetaError::Kv(error) => kv_code(error),
             MetaError::Remote(status) => return status.clone(),
         };

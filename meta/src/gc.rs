@@ -16,7 +16,10 @@ use common::{
 };
 use futures::{StreamExt, stream};
 use kv::{Kv, RangeOptions, ReadMode, Transaction, transact};
-use types::inode::Inode;
+use types::{
+    inode::Inode,
+    status::{Status, StatusCode},
+};
 
 use crate::{
     error::MetaError,
@@ -24,18 +27,21 @@ use crate::{
     service::Namespace,
     store::{
         self,
-        garbage::{Garbage, Place, SHARDS},
+        garbage::{Entry, Garbage, SHARDS},
     },
 };
 
 /// Entries worked on at a time: enough to keep several chains busy, few beside what users do.
 const CONCURRENCY: usize = 8;
 /// Entries taken in one round.
-const ROUND_MAX: usize = 256;
+const ROUND_MAX: usize = 64;
 /// Entries read in one transaction.
 const PAGE: usize = 256;
 /// For each transaction.
 const TRANSACTION_TIME: Duration = Duration::from_secs(10);
+/// For the chunks of one inode in one round, so that a chain that is away does not hold up all others.
+/// Removing goes on where it was cut off.
+const CHUNKS_TIME: Duration = Duration::from_secs(10);
 /// A truncate is finished by who began it; this long he is left alone.
 const TRUNCATE_GRACE: Duration = Duration::from_secs(5);
 /// Waits after failures, from the first to the longest: storage that is away comes back in seconds.
@@ -57,7 +63,7 @@ pub struct Collector {
     namespace: Arc<Namespace>,
     shutdown: ShutdownSignal,
     patience: Patience,
-    failed: BTreeMap<Place, Failed>,
+    failed: BTreeMap<Entry, Failed>,
     removed: u64,
     backlog: usize,
     /// Set between a round and the next.
@@ -74,11 +80,11 @@ struct Failed {
 /// What a look at the queue brought.
 #[derive(Debug, Default)]
 struct Round {
-    due: Vec<(Place, Garbage)>,
+    due: Vec<Entry>,
     /// When the next entry is due, if one is not yet.
     wait: Option<Duration>,
     seen: usize,
-    failed: BTreeMap<Place, Failed>,
+    failed: BTreeMap<Entry, Failed>,
 }
 
 impl Collector {
@@ -119,19 +125,19 @@ impl Collector {
         }
     }
 
-    async fn work(&mut self, due: Vec<(Place, Garbage)>) {
+    async fn work(&mut self, due: Vec<Entry>) {
         let namespace = &self.namespace;
         let mut results = stream::iter(due)
-            .map(|(place, garbage)| async move { (place, handle(namespace, place, garbage).await) })
+            .map(|entry| async move { (entry, handle(namespace, entry).await) })
             .buffer_unordered(CONCURRENCY);
-        while let Some((place, result)) = results.next().await {
+        while let Some((entry, result)) = results.next().await {
             match result {
                 Ok(chunks) => {
                     self.removed += 1;
-                    self.failed.remove(&place);
+                    self.failed.remove(&entry);
                     metrics::garbage_done(chunks);
                 }
-                Err(error) => note_failure(&self.namespace, &mut self.failed, place, &error),
+                Err(error) => note_failure(&self.namespace, &mut self.failed, entry, &error),
             }
         }
     }
@@ -153,7 +159,7 @@ impl Collector {
     async fn look_at_shards(
         &self,
         round: &mut Round,
-        known: &mut BTreeMap<Place, Failed>,
+        known: &mut BTreeMap<Entry, Failed>,
     ) -> Result<(), MetaError> {
         for shard in 0..SHARDS {
             let mut left = Some(store::garbage::range(shard));
@@ -166,9 +172,8 @@ impl Collector {
                 let page = txn
                     .get_range(range.clone(), options, ReadMode::Snapshot)
                     .await?;
-                for (key, value) in &page.items {
-                    let (place, garbage) = store::garbage::read(key, value)?;
-                    self.sort_in(round, known, place, garbage);
+                for (key, _) in &page.items {
+                    self.sort_in(round, known, store::garbage::read(key)?);
                 }
                 left = page.rest(&range, false);
                 if round.due.len() >= ROUND_MAX {
@@ -183,24 +188,23 @@ impl Collector {
     fn sort_in(
         &self,
         round: &mut Round,
-        known: &mut BTreeMap<Place, Failed>,
-        place: Place,
-        garbage: Garbage,
+        known: &mut BTreeMap<Entry, Failed>,
+        entry: Entry,
     ) {
         round.seen += 1;
         let env = &self.namespace.env;
-        let grace = match garbage {
+        let grace = match entry.garbage {
             Garbage::Remove => self.patience.grace,
             Garbage::Truncate => TRUNCATE_GRACE,
         };
-        let age = Duration::from_nanos(env.wall().0.saturating_sub(place.queued_ns));
+        let age = Duration::from_nanos(env.wall().0.saturating_sub(entry.queued_ns));
         let mut wait = grace.saturating_sub(age);
-        if let Some(failed) = known.remove(&place) {
+        if let Some(failed) = known.remove(&entry) {
             wait = wait.max(failed.again.saturating_duration_since(env.now()));
-            round.failed.insert(place, failed);
+            round.failed.insert(entry, failed);
         }
         if wait.is_zero() {
-            round.due.push((place, garbage));
+            round.due.push(entry);
         } else {
             round.wait = Some(round.wait.map_or(wait, |known| known.min(wait)));
         }
@@ -229,8 +233,8 @@ impl Worker for Collector {
 
     fn status(&self) -> String {
         let mut text = format!("{} collected, {} in the queue", self.removed, self.backlog);
-        if let Some((place, failed)) = self.failed.first_key_value() {
-            let (count, inode, reason) = (self.failed.len(), place.inode, &failed.reason);
+        if let Some((entry, failed)) = self.failed.first_key_value() {
+            let (count, inode, reason) = (self.failed.len(), entry.inode, &failed.reason);
             text.push_str(&format!(", {count} failed, inode {inode} because {reason}"));
         }
         text
@@ -239,30 +243,30 @@ impl Worker for Collector {
 
 fn note_failure(
     namespace: &Namespace,
-    failed: &mut BTreeMap<Place, Failed>,
-    place: Place,
+    failed: &mut BTreeMap<Entry, Failed>,
+    entry: Entry,
     error: &MetaError,
 ) {
-    tracing::info!(inode = place.inode.0, %error, "garbage is left for later");
+    tracing::info!(inode = entry.inode.0, %error, "garbage is left for later");
     let env = &namespace.env;
-    let entry = failed.entry(place).or_insert_with(|| Failed {
+    let failed = failed.entry(entry).or_insert_with(|| Failed {
         again: env.now(),
         backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
         reason: String::new(),
     });
-    entry.again = env.now() + entry.backoff.next_delay(env);
-    entry.reason = error.to_string();
+    failed.again = env.now() + failed.backoff.next_delay(env);
+    failed.reason = error.to_string();
 }
 
 /// Does one entry; returns how many chunks were removed.
-async fn handle(namespace: &Namespace, place: Place, garbage: Garbage) -> Result<u64, MetaError> {
-    match garbage {
-        Garbage::Remove => remove(namespace, place).await,
+async fn handle(namespace: &Namespace, entry: Entry) -> Result<u64, MetaError> {
+    match entry.garbage {
+        Garbage::Remove => remove(namespace, entry).await,
         Garbage::Truncate => {
-            match namespace.truncates.finish(place.inode, Some(place)).await {
+            match namespace.truncates.finish(entry.inode, Some(entry)).await {
                 Ok(_inode) => {}
                 // Removed meanwhile: there is nothing to cut.
-                Err(MetaError::Stale { .. }) => forget_entry(namespace, place).await?,
+                Err(MetaError::Stale { .. }) => forget_entry(namespace, entry).await?,
                 Err(error) => return Err(error),
             }
             Ok(0)
@@ -270,57 +274,66 @@ async fn handle(namespace: &Namespace, place: Place, garbage: Garbage) -> Result
     }
 }
 
-async fn remove(namespace: &Namespace, place: Place) -> Result<u64, MetaError> {
+async fn remove(namespace: &Namespace, entry: Entry) -> Result<u64, MetaError> {
     let (env, kv) = (&namespace.env, &*namespace.kv);
     let doomed = transact(env, kv, env.now() + TRANSACTION_TIME, |txn| {
-        Box::pin(judge(txn, place))
+        Box::pin(judge(txn, entry))
     })
     .await?;
     let Some(inode) = doomed else {
         return Ok(0);
     };
     let removed = match inode.layout() {
-        Some(layout) => namespace.chunks.remove(inode.id, layout, 0).await?,
+        Some(layout) => {
+            let removal = namespace.chunks.remove(inode.id, layout, 0);
+            let removed = env.timeout(CHUNKS_TIME, removal).await;
+            removed.unwrap_or_else(|_| {
+                Err(Status::new(
+                    StatusCode::DeadlineExceeded,
+                    "the chunks were not removed in time",
+                ))
+            })?
+        }
         None => 0,
     };
     transact(env, kv, env.now() + TRANSACTION_TIME, |txn| {
-        Box::pin(forget_inode(txn, place))
+        Box::pin(forget_inode(txn, entry))
     })
     .await?;
     Ok(removed)
 }
 
 /// The inode, if it is garbage; else clears the entry.
-async fn judge(txn: &mut dyn Transaction, place: Place) -> Result<Option<Inode>, MetaError> {
-    let found = store::inode::load(txn, place.inode, ReadMode::Serializable).await?;
+async fn judge(txn: &mut dyn Transaction, entry: Entry) -> Result<Option<Inode>, MetaError> {
+    let found = store::inode::load(txn, entry.inode, ReadMode::Serializable).await?;
     if let Some(inode) = found
         && inode.nlink == 0
         && !store::session::any(txn, inode.id, None).await?
     {
         return Ok(Some(inode));
     }
-    store::garbage::clear(txn, place);
+    store::garbage::clear(txn, entry);
     Ok(None)
 }
 
 /// The chunks are gone: now the inode and the entry.
-async fn forget_inode(txn: &mut dyn Transaction, place: Place) -> Result<(), MetaError> {
-    let found = store::inode::load(txn, place.inode, ReadMode::Serializable).await?;
+async fn forget_inode(txn: &mut dyn Transaction, entry: Entry) -> Result<(), MetaError> {
+    let found = store::inode::load(txn, entry.inode, ReadMode::Serializable).await?;
     if found.is_some() {
-        store::inode::clear(txn, place.inode);
-        store::unreported::clear(txn, place.inode);
-        store::counters::count(txn, place.inode, -1);
+        store::inode::clear(txn, entry.inode);
+        store::unreported::clear(txn, entry.inode);
+        store::counters::count(txn, entry.inode, -1);
     }
-    store::garbage::clear(txn, place);
+    store::garbage::clear(txn, entry);
     Ok(())
 }
 
-async fn forget_entry(namespace: &Namespace, place: Place) -> Result<(), MetaError> {
+async fn forget_entry(namespace: &Namespace, entry: Entry) -> Result<(), MetaError> {
     let env = &namespace.env;
     let kv: &dyn Kv = &*namespace.kv;
     transact(env, kv, env.now() + TRANSACTION_TIME, |txn| {
         Box::pin(async move {
-            store::garbage::clear(txn, place);
+            store::garbage::clear(txn, entry);
             Ok(())
         })
     })

@@ -41,7 +41,7 @@ use crate::{
     error::MetaError,
     store::{
         self,
-        garbage::{Garbage, Place},
+        garbage::{Entry, Garbage},
     },
 };
 
@@ -112,11 +112,12 @@ impl Context<'_> {
 
     /// Queues garbage.
     fn queue(&self, txn: &mut dyn Transaction, inode: InodeId, garbage: Garbage) {
-        let place = Place {
+        let entry = Entry {
             queued_ns: self.now_ns,
             inode,
+            garbage,
         };
-        store::garbage::store(txn, place, garbage);
+        store::garbage::store(txn, entry);
         if garbage == Garbage::Remove {
             self.queued.store(true, Ordering::Relaxed);
         }

@@ -31,6 +31,8 @@ impl Access {
     pub const WRITE: Self = Self(2);
     /// To look names up in a directory.
     pub const SEARCH: Self = Self(1);
+    /// To run a file.
+    pub const EXECUTE: Self = Self(1);
 }
 
 /// Whether `who` may have `access` to `inode`.

@@ -83,13 +83,15 @@ impl SessionPruner {
         for client in absent {
             self.missing.entry(client).or_insert(now);
         }
+        let mut result = Ok(());
         for session in sessions {
             let since = self.missing.get(&session.client);
             if since.is_some_and(|since| now.duration_since(*since) >= CLIENT_GONE_AFTER) {
-                self.end(&session).await?;
+                // One file whose chains are away does not keep the others.
+                result = result.and(self.end(&session).await);
             }
         }
-        Ok(())
+        result
     }
 
     async fn end(&mut self, session: &FileSession) -> Result<(), MetaError> {

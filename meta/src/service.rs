@@ -27,7 +27,10 @@ use crate::{
     inode_ids::InodeIds,
     length,
     ops::{AskedLength, Context, Operation, close},
-    store::{self, garbage::Place},
+    store::{
+        self,
+        garbage::{Entry, Garbage},
+    },
     truncate::Truncates,
 };
 
@@ -116,11 +119,12 @@ impl Namespace {
         } = inode.data
         {
             // The operation queued the entry at the time it stored as ctime.
-            let place = Place {
+            let entry = Entry {
                 queued_ns: inode.times.ctime_ns,
                 inode: inode.id,
+                garbage: Garbage::Truncate,
             };
-            return self.truncates.finish(inode.id, Some(place)).await;
+            return self.truncates.finish(inode.id, Some(entry)).await;
         }
         Ok(inode)
     }

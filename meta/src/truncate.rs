@@ -34,7 +34,7 @@ use crate::{
     chunks::Chunks,
     error::MetaError,
     length,
-    store::{self, garbage::Place},
+    store::{self, garbage::Entry},
 };
 
 /// For the transactions here, which must not fail because the work on chunks took long.
@@ -73,7 +73,7 @@ impl Truncates {
     ///
     /// # Errors
     /// Stale; when the store or storage fails: the truncate stays to be finished.
-    pub async fn finish(&self, inode: InodeId, place: Option<Place>) -> Result<Inode, MetaError> {
+    pub async fn finish(&self, inode: InodeId, entry: Option<Entry>) -> Result<Inode, MetaError> {
         let _working = self.locks.lock(inode).await;
         let deadline = self.env.now() + TRANSACTION_TIME;
         let found = transact(&self.env, &*self.kv, deadline, |txn| {
@@ -84,13 +84,13 @@ impl Truncates {
         if let Some(pending) = &pending {
             self.cut(inode, pending).await?;
         }
-        if pending.is_none() && place.is_none() {
+        if pending.is_none() && entry.is_none() {
             return Ok(found);
         }
         let now_ns = self.env.wall().0;
         let deadline = self.env.now() + TRANSACTION_TIME;
         transact(&self.env, &*self.kv, deadline, |txn| {
-            Box::pin(complete(txn, inode, pending.clone(), place, now_ns))
+            Box::pin(complete(txn, inode, pending.clone(), entry, now_ns))
         })
         .await
     }
@@ -133,12 +133,12 @@ async fn complete(
     txn: &mut dyn Transaction,
     inode: InodeId,
     done: Option<Pending>,
-    place: Option<Place>,
+    entry: Option<Entry>,
     now_ns: u64,
 ) -> Result<Inode, MetaError> {
     let mut found = store::inode::require(txn, inode, ReadMode::Serializable).await?;
-    if let Some(place) = place {
-        store::garbage::clear(txn, place);
+    if let Some(entry) = entry {
+        store::garbage::clear(txn, entry);
     }
     let Some(done) = done else {
         return Ok(found);

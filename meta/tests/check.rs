@@ -48,7 +48,7 @@ pub(crate) async fn check(kv: &dyn Kv) {
         if inode.nlink == 0 {
             assert_eq!(inode.kind(), FileKind::File);
             let kept = sessions.contains(&inode.id)
-                || garbage.contains(&(inode.id, Garbage::Remove as u8));
+                || garbage.contains(&(inode.id, Garbage::Remove));
             assert!(kept, "inode {} is lost", inode.id);
         }
         if let InodeData::File {
@@ -56,7 +56,7 @@ pub(crate) async fn check(kv: &dyn Kv) {
             ..
         } = inode.data
         {
-            let queued = garbage.contains(&(inode.id, Garbage::Truncate as u8));
+            let queued = garbage.contains(&(inode.id, Garbage::Truncate));
             assert!(queued, "the truncate of {} is lost", inode.id);
         }
     }
@@ -93,7 +93,7 @@ async fn sessions(kv: &dyn Kv, inodes: &BTreeMap<InodeId, Inode>) -> BTreeSet<In
     sessions
 }
 
-async fn garbage(kv: &dyn Kv) -> BTreeSet<(InodeId, u8)> {
+async fn garbage(kv: &dyn Kv) -> BTreeSet<(InodeId, Garbage)> {
     let mut garbage = BTreeSet::new();
     for shard in 0..SHARDS {
         let range = store::garbage::range(shard);
@@ -102,9 +102,9 @@ async fn garbage(kv: &dyn Kv) -> BTreeSet<(InodeId, u8)> {
             .get_range(range, RangeOptions::default(), ReadMode::Snapshot)
             .await
             .unwrap();
-        for (key, value) in &page.items {
-            let (place, what) = store::garbage::read(key, value).unwrap();
-            garbage.insert((place.inode, what as u8));
+        for (key, _) in &page.items {
+            let entry = store::garbage::read(key).unwrap();
+            garbage.insert((entry.inode, entry.garbage));
         }
     }
     garbage

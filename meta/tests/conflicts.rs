@@ -10,7 +10,7 @@ use meta::{
     store::{
         counters::count_key,
         dentry, directory_times,
-        garbage::Place,
+        garbage::{Entry, Garbage},
         idempotency::{age_key, record_key},
         inode, session, unreported,
     },
@@ -69,8 +69,12 @@ fn expect(sets: &ConflictSets, reads: &[&[u8]], writes: &[&[u8]]) {
 }
 
 fn garbage(inode: InodeId) -> Vec<u8> {
-    let queued_ns = NOW_NS;
-    Place { queued_ns, inode }.key()
+    let entry = Entry {
+        queued_ns: NOW_NS,
+        inode,
+        garbage: Garbage::Remove,
+    };
+    entry.key()
 }
 
 #[tokio::test]

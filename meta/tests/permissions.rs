@@ -122,6 +122,20 @@ async fn opening_needs_the_bits_of_the_file() {
     assert_eq!(write.err(), Some(StatusCode::AccessDenied));
     let alice = user(ALICE);
     assert!(world.run_as::<Open>(&alice, open(true, true)).await.is_ok());
+    let change = async |mode| {
+        let change = AttrChange {
+            mode: Some(mode),
+            ..AttrChange::default()
+        };
+        let changed = world.set_attr(&alice, set_attr(file, change)).await;
+        changed.unwrap();
+    };
+    // A program that may be run but not read is opened to be run.
+    change(0o711).await;
+    assert!(world.run_as::<Open>(&bob, open(true, false)).await.is_ok());
+    change(0o700).await;
+    let read = world.run_as::<Open>(&bob, open(true, false)).await;
+    assert_eq!(read.err(), Some(StatusCode::AccessDenied));
 }
 
 #[tokio::test]

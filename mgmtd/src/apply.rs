@@ -8,9 +8,9 @@ use std::sync::Arc;
 use types::{
     chain::{Chain, ChainTable, ChainTarget},
     id::{ChainId, ChainTableId, NodeId, TargetId},
-    node::{Node, NodeStatus},
+    node::{Node, NodeKind, NodeStatus},
     routing::RoutingInfo,
-    status::StatusCode,
+    status::{Status, StatusCode},
     target::{PublicState, Target},
     version::{ChainTableVersion, ChainVersion, RoutingVersion},
 };
@@ -50,18 +50,22 @@ fn refuse(code: StatusCode, message: String) -> Outcome {
     Outcome::Refused { code, message }
 }
 
+/// Why a node cannot have the id it claims.
+pub(crate) fn id_conflict(routing: &RoutingInfo, new: NodeId, kind: NodeKind) -> Option<Status> {
+    let old = routing.nodes.get(&new).filter(|old| old.kind != kind)?;
+    let message = format!(
+        "node id {new} belongs to a {:?} node at {}; give this {kind:?} node another `node_id`",
+        old.kind,
+        old.addresses.join(", "),
+    );
+    Some(Status::new(StatusCode::Conflict, message))
+}
+
 fn register(cluster: &mut Cluster, new: &Registration) -> Result<bool, Outcome> {
-    let old = cluster.routing.nodes.get(&new.id);
-    if let Some(old) = old.filter(|old| old.kind != new.kind) {
-        let message = format!(
-            "node id {} belongs to a {:?} node at {}; give this {:?} node another `node_id`",
-            new.id,
-            old.kind,
-            old.addresses.join(", "),
-            new.kind
-        );
-        return Err(refuse(StatusCode::Conflict, message));
+    if let Some(conflict) = id_conflict(&cluster.routing, new.id, new.kind) {
+        return Err(refuse(conflict.code, conflict.message));
     }
+    let old = cluster.routing.nodes.get(&new.id);
     // A known node keeps its status: it is alive again when the leader says so, by its heartbeat.
     let node = Node {
         id: new.id,
@@ -235,10 +239,7 @@ fn check_seats(cluster: &Cluster, seats: &[Seat]) -> Result<(), Outcome> {
 
 #[cfg(test)]
 mod tests {
-    use types::{
-        id::{ClientId, DiskIndex, RequestId},
-        node::NodeKind,
-    };
+    use types::id::{ClientId, DiskIndex, RequestId};
 
     use super::*;
 

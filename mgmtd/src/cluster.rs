@@ -130,3 +130,56 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use types::{
+        codec,
+        id::{ChainTableId, ClientId, DiskIndex, RequestId, TargetId},
+    };
+
+    use super::*;
+    use crate::{
+        apply::apply,
+        command::{Command, Observation, Registration, Seat},
+    };
+
+    #[test]
+    fn the_bytes_of_the_state_are_pinned() {
+        let mut cluster = Cluster::default();
+        let registration = Registration {
+            id: NodeId(7),
+            kind: NodeKind::Storage,
+            addresses: vec!["a:1".to_owned()],
+            tags: vec!["r".to_owned()],
+        };
+        let seat = Seat {
+            node: NodeId(7),
+            disk: DiskIndex(2),
+        };
+        let commands = [
+            Command::RegisterNode(registration),
+            Command::CreateChains {
+                table: ChainTableId(3),
+                chains: vec![vec![seat]],
+                asked: Asked {
+                    client: ClientId(4),
+                    request: RequestId(5),
+                },
+            },
+            Command::Observe(Observation {
+                nodes: vec![(NodeId(7), NodeStatus::Failed)],
+                created: vec![TargetId(1)],
+                chains: Vec::new(),
+            }),
+        ];
+        for command in &commands {
+            apply(&mut cluster, command).accepted().unwrap();
+        }
+        let bytes = codec::encode(&cluster);
+        assert_eq!(codec::decode::<Cluster>(&bytes).unwrap(), cluster);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let pinned = "010003010707000103613a31010172010101010702010101010101010100010101030103010101020201070301040501010101";
+        assert_eq!(hex, pinned);
+    }
+}

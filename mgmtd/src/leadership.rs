@@ -1,11 +1,12 @@
 //! Whether this member leads, as far as that is certain.
 //!
-//! A leader that is cut off does not learn that another was elected. So several times per margin it asks a majority,
-//! and leads only while the *start* of the last question that was answered with yes is not older than the margin.
+//! A leader that is cut off does not learn that another was elected. So it asks a majority again and again, and leads
+//! only while the *start* of the last question that was answered with yes is not older than a bound, which is at most
+//! the margin of leases.
 //!
 //! Why this is safe: when the question began at `q` and was answered by a majority, no other leader had been elected at
 //! `q`, for its majority would share a member with ours that had already turned away. Everything this member grants is
-//! granted before `q + margin`, so every lease it grants ends before `q + margin + lease`. A new leader begins after `q` and
+//! granted before `q + bound`, so every lease it grants ends before `q + margin + lease`. A new leader begins after `q` and
 //! changes no chain for lease + margin unless all alive nodes have reported to it (protocol M6).
 
 use std::{sync::Arc, time::Duration};
@@ -25,7 +26,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Cheap to clone; all clones see the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Leadership {
-    margin: Duration,
+    bound: Duration,
     confirmed: Arc<Mutex<Option<Confirmed>>>,
     /// The term in which this member leads; told to those who wait.
     term: watch::Sender<Option<Term>>,
@@ -40,9 +41,9 @@ struct Confirmed {
 
 impl Leadership {
     /// Not leading yet.
-    pub(crate) fn new(margin: Duration) -> Self {
+    pub(crate) fn new(bound: Duration) -> Self {
         Self {
-            margin,
+            bound,
             confirmed: Arc::default(),
             term: watch::Sender::new(None),
         }
@@ -51,7 +52,7 @@ impl Leadership {
     /// The term in which this member leads at `now`.
     pub(crate) fn at(&self, now: Instant) -> Option<Term> {
         let confirmed = (*self.confirmed.lock())?;
-        (now < confirmed.asked + self.margin).then_some(confirmed.term)
+        (now < confirmed.asked + self.bound).then_some(confirmed.term)
     }
 
     /// The term, and each change of it. A term that is seen here may have run out: `at` decides.
@@ -87,13 +88,13 @@ pub(crate) async fn keep(
     leadership: Leadership,
     mut shutdown: ShutdownSignal,
 ) {
-    // A question that fails leaves time for another one before the margin is over.
-    let pause = leadership.margin * 2 / 5;
+    // A question that fails leaves time for another one before the bound is over.
+    let pause = leadership.bound * 2 / 5;
     while !shutdown.is_triggered() {
         let changed = member.role_changes();
         let asked = env.now();
         let answer = if member.believes_to_lead() {
-            env.timeout(leadership.margin, member.confirm())
+            env.timeout(leadership.bound, member.confirm())
                 .await
                 .ok()
                 .flatten()
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn leadership_runs_out_a_margin_after_the_question_began() {
+    async fn leadership_runs_out_a_bound_after_the_question_began() {
         let env = Env::seeded(1);
         let margin = Duration::from_millis(500);
         let leadership = Leadership::new(margin);

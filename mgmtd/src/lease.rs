@@ -144,19 +144,25 @@ impl LeaseTable {
             .entry(heartbeat.node)
             .or_insert_with(|| NodeLease::new(heartbeat.boot, now, deciding));
         node.check_order(heartbeat)?;
+        let repeated = node.boot == heartbeat.boot && node.number == Some(heartbeat.number);
         if node.boot != heartbeat.boot {
             news = true;
             node.restart(heartbeat, now);
         }
-        if node.lapsed && !deciding {
+        if node.lapsed && !deciding && !repeated {
             news = true;
             node.lapsed = false;
             node.since = now;
         }
-        node.number = Some(heartbeat.number);
-        node.renewed = now;
-        node.disks.clone_from(&heartbeat.disks);
-        news |= node.take_reports(&heartbeat.targets, &cluster.routing);
+        // A caller that missed the reply asks again with the same number. It gets the same answer, and counts its lease
+        // from when it first sent, so the renewal here stays where it was.
+        if !repeated {
+            node.number = Some(heartbeat.number);
+            node.renewed = now;
+            node.disks.clone_from(&heartbeat.disks);
+            news |= node.take_reports(&heartbeat.targets, &cluster.routing);
+        }
+        let lapsed = node.lapsed;
         let fence = cluster
             .fences
             .get(&heartbeat.node)
@@ -167,7 +173,7 @@ impl LeaseTable {
             .nodes
             .get(&heartbeat.node)
             .is_some_and(|node| node.status == NodeStatus::Alive);
-        let lease = if alive && !deciding && heartbeat.routing_version >= fence {
+        let lease = if alive && !deciding && !lapsed && heartbeat.routing_version >= fence {
             self.times.lease
         } else {
             Duration::ZERO
@@ -349,7 +355,7 @@ impl NodeLease {
             _ if self.replaced.contains(&heartbeat.boot) => {
                 format!("boot {} was replaced by boot {}", heartbeat.boot, self.boot)
             }
-            Some(last) if same_boot && heartbeat.number <= last => {
+            Some(last) if same_boot && heartbeat.number < last => {
                 format!("number {} came after {last}", heartbeat.number)
             }
             _ => return Ok(()),

@@ -23,6 +23,7 @@ use types::{
 };
 
 use crate::{
+    apply,
     client_sessions::ClientSessions,
     cluster::Cluster,
     command::{Asked, Command, Outcome, Registration},
@@ -96,6 +97,11 @@ impl Manager {
         *self.addresses.lock() = addresses;
     }
 
+    /// Where a member is reached.
+    pub(crate) fn address_of(&self, member: NodeId) -> Option<String> {
+        self.addresses.lock().get(&member).cloned()
+    }
+
     /// The state as of the last entry applied here.
     pub(crate) fn cluster(&self) -> Arc<Cluster> {
         self.member.cluster()
@@ -144,7 +150,7 @@ impl Manager {
 
     fn not_leader(&self) -> Status {
         let leader = self.member.leader();
-        let address = leader.and_then(|leader| self.addresses.lock().get(&leader).cloned());
+        let address = leader.and_then(|leader| self.address_of(leader));
         if self.member.believes_to_lead() {
             let message = "this manager was elected but has not heard from a majority lately";
             return Status::new(StatusCode::NotLeader, message);
@@ -161,6 +167,9 @@ impl Manager {
         check_strings(heartbeat)?;
         let known = self.lead(|memory, cluster, _| {
             memory.leases.check_order(heartbeat)?;
+            // Refused here, so that a wrong configuration does not fill the log.
+            let conflict = apply::id_conflict(&cluster.routing, heartbeat.node, heartbeat.kind);
+            conflict.map_or(Ok(()), Err)?;
             Ok::<_, Status>(is_registered(heartbeat, &cluster.routing))
         })??;
         if !known {
@@ -327,8 +336,9 @@ fn space(leases: &LeaseTable, cluster: &Cluster, now: Instant) -> SpaceReply {
     for node in alive {
         for disk in leases.disks_of(node.id) {
             if disk.failure.is_none() {
-                reply.capacity_bytes += disk.capacity_bytes;
-                reply.used_bytes += disk.used_bytes;
+                // The figures come from the network.
+                reply.capacity_bytes = reply.capacity_bytes.saturating_add(disk.capacity_bytes);
+                reply.used_bytes = reply.used_bytes.saturating_add(disk.used_bytes);
             }
             reply.disks.push(DiskSpace {
                 node: node.id,

@@ -146,19 +146,20 @@ impl Member {
             .map(|(id, address)| (u64::from(id.0), BasicNode::new(address)))
             .collect();
         let configured: BTreeSet<u64> = nodes.keys().copied().collect();
-        match self.raft.initialize(nodes).await {
-            Ok(()) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
-                let metrics = self.raft.metrics().borrow().clone();
-                let agreed: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-                // A log whose membership has not been read yet is checked at the next start.
-                if agreed.is_empty() || agreed == configured {
-                    return self.elect_when_alone(&configured).await;
-                }
-                Err(RaftStartError::Members { configured, agreed })
-            }
-            Err(error) => Err(core_error(error)),
+        if !self.raft.is_initialized().await.map_err(core_error)? {
+            return match self.raft.initialize(nodes).await {
+                // The others may have made the group, and told this member, a moment ago.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+                Err(error) => Err(core_error(error)),
+            };
         }
+        let metrics = self.raft.metrics().borrow().clone();
+        let agreed: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        // A member whose log is still empty but has voted learns the membership later; the next start checks it.
+        if !agreed.is_empty() && agreed != configured {
+            return Err(RaftStartError::Members { configured, agreed });
+        }
+        self.elect_when_alone(&configured).await
     }
 
     /// A single member need not wait for an election timer.

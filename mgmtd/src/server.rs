@@ -133,7 +133,7 @@ pub async fn serve_on(
         leases: config.lease_times(),
         client_session: Duration::from_millis(config.client_session_ms),
     };
-    let leadership = Leadership::new(times.leases.margin);
+    let leadership = Leadership::new(config.leadership_time());
     let manager = Manager::new(&env, times, member.clone(), leadership.clone());
     let running = Parts {
         env,
@@ -212,7 +212,10 @@ impl Parts {
         let announcer = Announcer {
             env: env.clone(),
             id: self.own,
-            address: address.clone(),
+            address: self
+                .manager
+                .address_of(self.own)
+                .unwrap_or_else(|| address.clone()),
             manager: self.manager.clone(),
             member: self.member.clone(),
             peers: self.peers.clone(),
@@ -295,9 +298,17 @@ async fn look(
     mut shutdown: ShutdownSignal,
 ) {
     let mut terms = leadership.subscribe();
+    let mut failed = false;
     while !shutdown.is_triggered() {
         let leads = terms.borrow_and_update().is_some();
         metrics::state(leads, manager.cluster().routing.version);
+        if let Some(reason) = member.failure().filter(|_| !failed) {
+            failed = true;
+            tracing::error!(
+                reason,
+                "this manager is out of service until it is started again"
+            );
+        }
         match obstacle(&manager, &member, leads) {
             Some(reason) => readiness.not_ready("raft", reason),
             None => readiness.ready("raft"),

@@ -76,9 +76,12 @@ async fn existing(
         // The caller saw no name here, or he would have followed it: let him walk the path again.
         FileKind::Symlink => return Err(MetaError::Stale { inode: inode.id }),
     }
-    if let Some(session) = request.session {
-        permission::check(ctx.identity(), &inode, Access::WRITE)?;
-        open::begin_session(txn, ctx, &inode, session).await?;
+    match request.session {
+        Some(session) => {
+            permission::check(ctx.identity(), &inode, Access::WRITE)?;
+            open::begin_session(txn, ctx, &inode, session).await?;
+        }
+        None => open::check_read(ctx.identity(), &inode)?,
     }
     Ok(CreateReply {
         inode: shown(txn, inode).await?,

@@ -7,6 +7,7 @@ use types::{
     inode::{FileKind, Inode, InodeData},
     rpc::meta::{Open, OpenRequest},
     session::FileSession,
+    user::Identity,
 };
 
 use super::{Context, Operation, shown};
@@ -31,7 +32,7 @@ impl Operation for Open {
         };
         let inode = store::inode::require(txn, request.inode, mode).await?;
         if request.read {
-            permission::check(ctx.identity(), &inode, Access::READ)?;
+            check_read(ctx.identity(), &inode)?;
         }
         if let Some(session) = request.session {
             match inode.kind() {
@@ -48,6 +49,16 @@ impl Operation for Open {
         }
         shown(txn, inode).await
     }
+}
+
+/// To read a file needs the right to read or to run it: execve(2) opens files for reading and does not say
+/// so. Who may not read is told apart where that is known, in the client's kernel; NFS servers do the same.
+pub(super) fn check_read(who: &Identity, inode: &Inode) -> Result<(), MetaError> {
+    let read = permission::check(who, inode, Access::READ);
+    if inode.kind() == FileKind::File && read.is_err() {
+        return permission::check(who, inode, Access::EXECUTE);
+    }
+    read
 }
 
 /// Opens a file that exists for writing, once nothing is in the way.

@@ -1,14 +1,10 @@
-//! `GCQU` + shard + time (big-endian) + inode id (big-endian) -> `Garbage`: work that must be done outside
-//! the transaction that made it necessary (protocol N6, L5). Ordered by time within a shard.
+//! `GCQU` + shard + time (big-endian) + inode id (big-endian) + kind -> nothing: work that must be done
+//! outside the transaction that made it necessary (protocol N6, L5). Ordered by time within a shard.
 
 use kv::{KeyRange, Transaction, key};
-use serde::{Deserialize, Serialize};
-use types::{
-    codec::{self, Versioned},
-    id::InodeId,
-};
+use types::id::InodeId;
 
-use super::decode;
+use super::bad_key;
 use crate::error::MetaError;
 
 const PREFIX: [u8; 4] = *b"GCQU";
@@ -17,28 +13,35 @@ const PREFIX: [u8; 4] = *b"GCQU";
 pub const SHARDS: u8 = 16;
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Garbage {
     /// The inode has neither names nor sessions: remove its chunks, then itself.
-    Remove,
+    Remove = 0,
     /// A truncate was begun: finish it, unless that was done.
-    Truncate,
+    Truncate = 1,
 }
 
-impl Versioned for Garbage {
-    const VERSION: u16 = 1;
+impl Garbage {
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Remove, Self::Truncate]
+            .into_iter()
+            .find(|garbage| *garbage as u8 == number)
+    }
 }
 
-/// An entry's place in the queue.
+/// An entry of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct Entry {
     /// Nanoseconds since 1970; for order and for patience, never for a decision.
     pub queued_ns: u64,
     /// The inode.
     pub inode: InodeId,
+    /// What is to be done with it.
+    pub garbage: Garbage,
 }
 
-impl Place {
+impl Entry {
     fn shard(self) -> u8 {
         u8::try_from(self.inode.0 % u64::from(SHARDS)).expect("a remainder of a u8")
     }
@@ -49,6 +52,7 @@ impl Place {
         bytes.push(self.shard());
         key::push_u64(&mut bytes, self.queued_ns);
         key::push_u64(&mut bytes, self.inode.0);
+        bytes.push(self.garbage as u8);
         bytes
     }
 }
@@ -60,27 +64,32 @@ pub fn range(shard: u8) -> KeyRange {
 }
 
 /// Queues an entry.
-pub fn store(txn: &mut dyn Transaction, place: Place, garbage: Garbage) {
-    txn.set(&place.key(), &codec::encode(&garbage));
+pub fn store(txn: &mut dyn Transaction, entry: Entry) {
+    txn.set(&entry.key(), b"");
 }
 
 /// Takes an entry off the queue.
-pub fn clear(txn: &mut dyn Transaction, place: Place) {
-    txn.clear(&place.key());
+pub fn clear(txn: &mut dyn Transaction, entry: Entry) {
+    txn.clear(&entry.key());
 }
 
-/// Reads an item of a shard's range.
-pub fn read(bytes: &[u8], value: &[u8]) -> Result<(Place, Garbage), MetaError> {
-    let place = parse(bytes).ok_or_else(|| super::bad_key(bytes))?;
-    Ok((place, decode(bytes, value)?))
+/// Reads a key of a shard's range.
+pub fn read(bytes: &[u8]) -> Result<Entry, MetaError> {
+    parse(bytes).ok_or_else(|| bad_key(bytes))
 }
 
-fn parse(bytes: &[u8]) -> Option<Place> {
+fn parse(bytes: &[u8]) -> Option<Entry> {
     let (_shard, rest) = bytes.strip_prefix(&PREFIX)?.split_first()?;
     let (queued_ns, rest) = key::split_u64(rest)?;
     let (inode, rest) = key::split_u64(rest)?;
-    let inode = InodeId(inode);
-    rest.is_empty().then_some(Place { queued_ns, inode })
+    let [garbage] = rest else {
+        return None;
+    };
+    Some(Entry {
+        queued_ns,
+        inode: InodeId(inode),
+        garbage: Garbage::from_number(*garbage)?,
+    })
 }
 
 #[cfg(test)]
@@ -88,18 +97,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_survive_their_keys_and_keep_their_order() {
-        let place = |queued_ns, inode| Place {
+    fn entries_survive_their_keys_and_keep_their_order() {
+        let entry = |queued_ns, inode, garbage| Entry {
             queued_ns,
             inode: InodeId(inode),
+            garbage,
         };
-        let early = place(255, 32);
-        let late = place(256, 16);
+        let early = entry(255, 32, Garbage::Truncate);
+        let late = entry(256, 16, Garbage::Remove);
         assert!(early.key() < late.key());
-        let value = codec::encode(&Garbage::Truncate);
-        assert_eq!(read(&late.key(), &value), Ok((late, Garbage::Truncate)));
+        for entry in [early, late] {
+            assert_eq!(read(&entry.key()), Ok(entry));
+        }
         assert!(range(0).contains(&late.key()) && !range(1).contains(&late.key()));
-        assert!(read(&late.key()[..20], &value).is_err());
-        assert_eq!(value, [1, 0, 1]);
+        assert!(read(&late.key()[..21]).is_err());
+        let mut unknown = late.key();
+        unknown[21] = 7;
+        assert!(read(&unknown).is_err());
+        assert_eq!(early.key(), b"GCQU\0\0\0\0\0\0\0\0\xff\0\0\0\0\0\0\0\x20\x01");
     }
 }

@@ -61,14 +61,19 @@ pub async fn any(
         limit: 2,
         reverse: false,
     };
-    let page = txn
-        .get_range(range(inode), options, ReadMode::Serializable)
-        .await?;
     let except = except.map(|session| key(inode, session));
-    Ok(page
-        .items
-        .iter()
-        .any(|(key, _)| except.as_deref() != Some(key.as_ref())))
+    let mut left = Some(range(inode));
+    while let Some(range) = left {
+        let page = txn
+            .get_range(range.clone(), options, ReadMode::Serializable)
+            .await?;
+        let mut keys = page.items.iter().map(|(key, _)| key.as_ref());
+        if keys.any(|key| except.as_deref() != Some(key)) {
+            return Ok(true);
+        }
+        left = page.rest(&range, false);
+    }
+    Ok(false)
 }
 
 /// What a value of a range of sessions says.

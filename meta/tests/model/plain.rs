@@ -72,6 +72,12 @@ impl Plain {
         self.nodes.get(&parent)?.names.get(name).copied()
     }
 
+    /// The names in what may be a directory.
+    pub(crate) fn names_of(&self, inode: InodeId) -> Vec<String> {
+        let node = self.nodes.get(&inode);
+        node.map_or(Vec::new(), |node| node.names.keys().cloned().collect())
+    }
+
     fn directory(&self, inode: InodeId) -> Answer<&Node> {
         let node = self.nodes.get(&inode).ok_or(Stale)?;
         match node.kind {

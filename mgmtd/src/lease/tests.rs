@@ -287,18 +287,36 @@ async fn old_numbers_and_replaced_boots_are_refused() {
     let first = world.heartbeat(1, 1);
     let second = world.heartbeat(1, 1);
     world.send(&second).unwrap();
-    for stale in [&first, &second] {
-        assert_eq!(
-            world.send(stale).unwrap_err().code,
-            StatusCode::StaleHeartbeat
-        );
-    }
+    let stale = world.send(&first).unwrap_err();
+    assert_eq!(stale.code, StatusCode::StaleHeartbeat);
     let restarted = world.heartbeat(1, 2);
     world.send(&restarted).unwrap();
     let of_old_boot = world.heartbeat(1, 1);
     let refused = world.send(&of_old_boot).unwrap_err();
     assert_eq!(refused.code, StatusCode::StaleHeartbeat);
     assert!(refused.message.contains("replaced"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_heartbeat_earns_the_same_lease_and_renews_nothing() {
+    let mut world = World::settled();
+    for node in 2..=3 {
+        world.at(2400).report(node, LocalState::UpToDate).unwrap();
+    }
+    let mut only = world.at(100).heartbeat(1, 1);
+    only.targets = vec![TargetReport {
+        target: TargetId(1),
+        chain_version: ChainVersion(1),
+        state: LocalState::UpToDate,
+        used_bytes: 0,
+    }];
+    assert_eq!(world.send(&only).unwrap(), FULL);
+    assert_eq!(world.at(2300).send(&only).unwrap(), FULL);
+    world.at(2600).decide();
+    assert_eq!(world.status(1), NodeStatus::Failed);
+    // Not even when it arrives after the failure.
+    assert_eq!(world.send(&only).unwrap().lease, Duration::ZERO);
+    assert_eq!(world.decide(), 0);
 }
 
 #[tokio::test(start_paused = true)]

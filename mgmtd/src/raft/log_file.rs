@@ -45,10 +45,11 @@ impl LogFile {
         let mut bytes = Vec::new();
         match File::open(path) {
             Ok(mut file) => drop(file.read_to_end(&mut bytes)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => replace(path, &[])?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         if bytes.is_empty() {
+            replace(path, &[])?;
             bytes.extend(file_header());
         }
         let (bodies, end) = read_records(path, &bytes)?;
@@ -240,6 +241,16 @@ mod tests {
             let (_, read) = LogFile::open(&path).unwrap();
             assert_eq!(read.last().unwrap(), b"next");
         }
+    }
+
+    #[test]
+    fn an_empty_file_is_a_new_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.log");
+        fs::write(&path, b"").unwrap();
+        let (mut file, _) = LogFile::open(&path).unwrap();
+        file.append(b"first", Sync::Now).unwrap();
+        assert_eq!(LogFile::open(&path).unwrap().1, [b"first"]);
     }
 
     #[test]

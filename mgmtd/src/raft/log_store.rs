@@ -384,7 +384,13 @@ mod tests {
             .iter()
             .map(|record| hex(codec::encode_body(record)))
             .collect();
-        let pinned = ["00030201", "01", "0209", "03010106", "0401010107"];
+        let pinned = [
+            "00030201",
+            "01020101070102010101ac0204010201010802010201020201000200",
+            "0209",
+            "03010106",
+            "0401010107",
+        ];
         assert_eq!(encoded, pinned);
     }
 }

@@ -20,7 +20,8 @@ use crate::{
     leadership::{self, Leadership},
 };
 
-const MARGIN: Duration = Duration::from_millis(500);
+/// As `MgmtdConfig::leadership_time` has it.
+const BOUND: Duration = Duration::from_millis(400);
 const ROUNDS: u32 = 12;
 const STEP: Duration = Duration::from_millis(20);
 const STEPS_PER_ROUND: u32 = 100;
@@ -99,7 +100,7 @@ async fn seat(env: &Env, id: NodeId, wires: &Arc<Wires>, shutdown: ShutdownSigna
         .await
         .unwrap();
     let member = Arc::new(member);
-    let leadership = Leadership::new(MARGIN);
+    let leadership = Leadership::new(BOUND);
     let keeping = leadership::keep(env.clone(), member.clone(), leadership.clone(), shutdown);
     drop(env.spawn("leadership", keeping));
     Seat {

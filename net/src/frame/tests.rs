@@ -1,3 +1,5 @@
+//! The frame: golden bytes, round trips, and bytes that no peer should send.
+
 use proptest::prelude::*;
 
 use super::*;

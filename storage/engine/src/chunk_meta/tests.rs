@@ -1,3 +1,5 @@
+//! The encoding of records: golden bytes and round trips.
+
 use proptest::prelude::*;
 use types::id::{ChannelId, ChannelSeq, ClientId, InodeId};
 
