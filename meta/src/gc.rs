@@ -185,12 +185,7 @@ impl Collector {
     }
 
     /// Whether an entry is due, or when.
-    fn sort_in(
-        &self,
-        round: &mut Round,
-        known: &mut BTreeMap<Entry, Failed>,
-        entry: Entry,
-    ) {
+    fn sort_in(&self, round: &mut Round, known: &mut BTreeMap<Entry, Failed>, entry: Entry) {
         round.seen += 1;
         let env = &self.namespace.env;
         let grace = match entry.garbage {

@@ -47,8 +47,8 @@ pub(crate) async fn check(kv: &dyn Kv) {
     for inode in inodes.values() {
         if inode.nlink == 0 {
             assert_eq!(inode.kind(), FileKind::File);
-            let kept = sessions.contains(&inode.id)
-                || garbage.contains(&(inode.id, Garbage::Remove));
+            let kept =
+                sessions.contains(&inode.id) || garbage.contains(&(inode.id, Garbage::Remove));
             assert!(kept, "inode {} is lost", inode.id);
         }
         if let InodeData::File {

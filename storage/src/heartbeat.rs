@@ -87,6 +87,8 @@ impl Heartbeats {
     fn heartbeat(&self, number: HeartbeatNumber) -> Heartbeat {
         let node = &*self.node;
         let mut targets = Vec::new();
+        // A node that returns gets its lease back once it has the map: not before every target works by it.
+        let mut routing_version = node.routing.current().version;
         for target in node.targets() {
             if let Some(reason) = target.disk.failure() {
                 node.take_out(&target, &format!("its disk failed: {reason}"));
@@ -96,6 +98,7 @@ impl Heartbeats {
                 // It has not looked at any map yet.
                 continue;
             }
+            routing_version = routing_version.min(view.routing);
             let used = |engine: &engine::Engine| engine.used_by(target.id);
             targets.push(TargetReport {
                 target: target.id,
@@ -117,7 +120,7 @@ impl Heartbeats {
             tags: self.tags.clone(),
             disks: node.disks.iter().map(|disk| disk.report()).collect(),
             targets,
-            routing_version: node.routing.current().version,
+            routing_version,
         }
     }
 }

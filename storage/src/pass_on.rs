@@ -147,11 +147,8 @@ impl<'a> PassOn<'a> {
             }
             Failure::Final => return Some(Passed::Failed(status.clone())),
             Failure::NotMade => {}
-            Failure::NeedsWhole => {
-                // Whatever is behind it may hold the change all the same.
-                self.maybe_made = true;
-                self.needs_whole |= !whole;
-            }
+            // Said only when neither the successor nor anyone behind it has made this version.
+            Failure::NeedsWhole => self.needs_whole |= !whole,
             Failure::Unknown => self.maybe_made = true,
         }
         None

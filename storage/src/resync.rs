@@ -39,7 +39,7 @@ use crate::{
     },
     target::{
         Target, View,
-        driver::{FIRST_CHUNK, next_page},
+        driver::{FIRST_CHUNK, believe_all, next_page},
     },
 };
 
@@ -346,6 +346,7 @@ pub(crate) async fn finish_sync(
     let view = node.catch_up(&target, version, deadline).await;
     let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
     node.check(&target, &view, syncing)?;
+    believe_all(node, &target).await?;
     if !target.finish_sync(version) {
         let why = format!("target {} is not syncing any more", target.id);
         return Err(Status::new(StatusCode::WrongRole, why));

@@ -114,6 +114,9 @@ mod tests {
         let mut unknown = late.key();
         unknown[21] = 7;
         assert!(read(&unknown).is_err());
-        assert_eq!(early.key(), b"GCQU\0\0\0\0\0\0\0\0\xff\0\0\0\0\0\0\0\x20\x01");
+        assert_eq!(
+            early.key(),
+            b"GCQU\0\0\0\0\0\0\0\0\xff\0\0\0\0\0\0\0\x20\x01"
+        );
     }
 }

@@ -105,7 +105,11 @@ async fn apply(node: &Node, target: &Target, map: &RoutingInfo) -> Result<(), St
         // What was before counts only if no version was missed: the target may have been something else since.
         let contiguous =
             view.chain.version == chain.version || view.chain.version.next() == chain.version;
-        let before = if contiguous { view.public(target.id) } else { PublicState::Offline };
+        let before = if contiguous {
+            view.public(target.id)
+        } else {
+            PublicState::Offline
+        };
         match step(view.local, before, public) {
             Step::Stay => {
                 if publish(node, target, view.local, next(view.local)) {
@@ -164,8 +168,7 @@ fn remember(node: &Node, target: &Target, page: &[ChunkMeta]) {
     let now = node.env.now();
     let mut dedup = target.dedup.lock();
     for meta in page {
-        // Open, not done: resync may still replace the record, and a retry is answered from the record
-        // that is there at its turn.
+        // Open, not done: a resync may still replace the record. See `believe`.
         if let Some(tag) = meta.tag {
             dedup.record_pending(tag, meta.id, now);
         }
@@ -173,6 +176,30 @@ fn remember(node: &Node, target: &Target, page: &[ChunkMeta]) {
             dedup.record_pending(tag, meta.id, now);
         }
     }
+}
+
+/// Takes the tags of committed records for done: these records are what the chain goes on with.
+fn believe(node: &Node, target: &Target, page: &[ChunkMeta]) {
+    let now = node.env.now();
+    let mut dedup = target.dedup.lock();
+    for meta in page {
+        if let Some(tag) = meta.tag {
+            dedup.record(tag, meta.id, update::done(meta), now);
+        }
+    }
+}
+
+/// The same for every record, when a resync has made them all equal to the predecessor's.
+pub(crate) async fn believe_all(node: &Node, target: &Target) -> Result<(), Status> {
+    let engine = target.disk.engine()?;
+    let mut from = Some(FIRST_CHUNK);
+    while let Some(start) = from {
+        let page = engine.list(target.id, start, PAGE)?;
+        believe(node, target, &page);
+        from = next_page(&page, PAGE);
+        tokio::task::yield_now().await;
+    }
+    Ok(())
 }
 
 /// Commits every pending version: this target alone decides now what was acknowledged (C6, W6).
@@ -186,17 +213,15 @@ async fn settle_all(
     let (mut from, mut count) = (Some(FIRST_CHUNK), 0_usize);
     while let Some(start) = from {
         let page = engine.list(target.id, start, PAGE)?;
+        // What was committed before counts now, and so does what is committed next.
+        believe(node, target, &page);
         for meta in &page {
             let Some(pending) = &meta.pending else {
                 continue;
             };
             let key = target.key(meta.id);
             let meta = engine.commit(key, pending.update_version, version).await?;
-            if let Some(tag) = meta.tag {
-                let now = node.env.now();
-                let done = update::done(&meta);
-                target.dedup.lock().record(tag, meta.id, done, now);
-            }
+            believe(node, target, std::slice::from_ref(&meta));
             count += 1;
         }
         from = next_page(&page, PAGE);
