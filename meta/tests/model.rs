@@ -135,9 +135,9 @@ impl Run {
             50..60 => self.close().await,
             60..65 => self.truncate().await,
             65..70 => self.look().await,
-            70..80 => self.mkdir().await,
-            80..90 => self.create().await,
-            90..95 => self.symlink().await,
+            70..77 => self.mkdir().await,
+            77..86 => self.create().await,
+            86..90 => self.symlink().await,
             _ => self.link().await,
         }
     }

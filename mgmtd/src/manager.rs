@@ -247,7 +247,17 @@ impl Manager {
         asked: Asked,
         deadline: Instant,
     ) -> Result<CreateChainsReply, Status> {
-        let usage = self.lead(|memory, cluster, _| usage(&memory.leases, cluster))?;
+        let (usage, unheard) = self.lead(|memory, cluster, _| {
+            let leases = &memory.leases;
+            let mut alive = cluster.alive_storage();
+            let unheard = alive.find(|node| leases.disks_of(node.id).is_empty());
+            (usage(leases, cluster), unheard.map(|node| node.id))
+        })?;
+        if let Some(node) = unheard {
+            // Its disks are in the memory of the leader before this one.
+            let message = format!("this manager has not heard from storage node {node} yet");
+            return Err(Status::new(StatusCode::NotReady, message));
+        }
         let chains = placement::place(usage, request.count, request.replicas)?;
         let command = Command::CreateChains {
             table: request.table,
