@@ -25,7 +25,7 @@ use crate::{
     support::{CHUNK_SIZE, ROOT, World, create, named, rename, report, unlink},
 };
 
-const STEPS: u64 = 20_000;
+const STEPS: u64 = 30_000;
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// Beyond this a random operation rather removes than makes.
 const INODES_MAX: usize = 80;
@@ -135,9 +135,9 @@ impl Run {
             50..60 => self.close().await,
             60..65 => self.truncate().await,
             65..70 => self.look().await,
-            70..77 => self.mkdir().await,
-            77..86 => self.create().await,
-            86..90 => self.symlink().await,
+            70..79 => self.mkdir().await,
+            79..87 => self.create().await,
+            87..91 => self.symlink().await,
             _ => self.link().await,
         }
     }
@@ -380,6 +380,8 @@ impl Run {
             if node.kind == FileKind::File {
                 assert_eq!(found.nlink, node.nlink);
                 match node.holders {
+                    // Nobody can open it any more: its length is not asked for, only its removal.
+                    0 if node.nlink == 0 => {}
                     0 => assert_eq!(found.length(), node.length, "{found:?}"),
                     _ => assert!(found.length() <= node.length),
                 }
