@@ -168,7 +168,7 @@ for base in ("/usr/bin", "/usr/lib", "/usr/include", "/usr/share"):
             path = os.path.join(directory, name)
             if os.path.islink(path) or os.path.isfile(path):
                 shutil.copy2(path, made, follow_symlinks=False)
-                files += 1
+                files += not os.path.islink(path)
                 size += os.lstat(path).st_size
 # A machine without enough of its own gets some more.
 for number in range(max(0, 10000 - files)):
