@@ -23,10 +23,11 @@ struct Remembered {
     cached: Option<ContentStamp>,
 }
 
-/// Tells one content of a file from another: any change made through a mount changes one of these.
+/// Tells one content of a file from another: any change made through a mount changes one of these. The time is
+/// the inode's change time, because programs set the modification time back (`rsync --inplace -t`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ContentStamp {
-    mtime_ns: u64,
+    ctime_ns: u64,
     length: u64,
     truncate_version: TruncateVersion,
 }
@@ -40,7 +41,7 @@ impl ContentStamp {
             InodeData::Directory { .. } | InodeData::Symlink { .. } => TruncateVersion::default(),
         };
         Self {
-            mtime_ns: inode.times.mtime_ns,
+            ctime_ns: inode.times.ctime_ns,
             length: inode.length(),
             truncate_version,
         }
@@ -89,7 +90,7 @@ mod tests {
 
     fn stamp(length: u64) -> ContentStamp {
         ContentStamp {
-            mtime_ns: 1,
+            ctime_ns: 1,
             length,
             truncate_version: TruncateVersion(0),
         }

@@ -1,7 +1,7 @@
 //! create (open with O_CREAT), mknod.
 
 use types::{
-    id::InodeId,
+    id::{InodeId, SessionId},
     inode::Inode,
     rpc::meta::{AttrChange, Create, CreateRequest, SetAttr, SetAttrRequest},
     status::{Status, StatusCode},
@@ -44,22 +44,33 @@ impl Core {
                 },
                 session,
             };
-            inode = match self.ask::<SetAttr>(who, &request).await {
-                Ok(inode) => inode,
-                Err(status) => {
-                    if let Some(session) = session {
-                        self.end_session(who, request.inode, session, None).await;
-                    }
-                    return Err(status);
-                }
-            };
+            let cut = self.ask::<SetAttr>(who, &request).await;
+            inode = self.or_end(who, request.inode, session, cut).await?;
         }
+        if !reply.created {
+            let id = inode.id;
+            let fresh = self.freshen(who, inode).await;
+            inode = self.or_end(who, id, session, fresh).await?;
+        }
+        // Last, because from here on only a release by the kernel gives the handle back.
         let opened = self.opened(who, &inode, session, flags)?;
-        let inode = match reply.created {
-            true => inode,
-            false => self.freshen(who, inode).await?,
-        };
         Ok((inode, opened))
+    }
+
+    /// Passes a result on; ends the session after a failure, since the kernel will not hear of a handle.
+    async fn or_end<T>(
+        &self,
+        who: &Identity,
+        inode: InodeId,
+        session: Option<SessionId>,
+        result: Result<T, Status>,
+    ) -> Result<T, Status> {
+        if result.is_err()
+            && let Some(session) = session
+        {
+            self.end_session(who, inode, session, None).await;
+        }
+        result
     }
 
     /// mknod: regular files only; they are not opened.

@@ -4,7 +4,7 @@ use types::{
     id::InodeId,
     inode::{FileKind, Inode},
     rpc::meta::{Mkdir, MkdirRequest, NameRequest, ReadDir, ReadDirEntry, Rmdir},
-    status::Status,
+    status::{Status, StatusCode},
     user::Identity,
 };
 
@@ -131,7 +131,17 @@ impl Core {
         content: ListContent,
     ) -> Result<Option<ListEntry>, Status> {
         let attributes = match (&entry.inode, content) {
-            (Some(inode), ListContent::Attributes) => Some(self.freshen(who, inode.clone()).await?),
+            (Some(inode), ListContent::Attributes) => {
+                match self.freshen(who, inode.clone()).await {
+                    Ok(inode) => Some(inode),
+                    Err(status)
+                        if matches!(status.code, StatusCode::NotFound | StatusCode::Stale) =>
+                    {
+                        return Ok(None);
+                    }
+                    Err(status) => return Err(status),
+                }
+            }
             // Removed between its name and its inode: not there any more.
             (None, ListContent::Attributes) => return Ok(None),
             (_, ListContent::Names) => None,
