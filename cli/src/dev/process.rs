@@ -38,7 +38,13 @@ impl Process {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (state, start_ticks) = parse_stat(&stat)?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        (!matches!(state, 'Z' | 'X')).then(|| Self {
+        let gone = match state {
+            'X' => true,
+            // The first thread has ended; others may still be in the kernel (a sync, say) and hold files and locks.
+            'Z' => fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1,
+            _ => false,
+        };
+        (!gone).then(|| Self {
             pid,
             start_ticks,
             boot: boot.trim().to_owned(),
