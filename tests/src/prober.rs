@@ -2,26 +2,32 @@
 //! and the longest time one round took. What it finds is what a kill of a server costs a user.
 
 use std::{
+    env,
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
 use common::env::Env;
+use serde::{Deserialize, Serialize};
 
 use crate::wait;
 
 /// Between two rounds, so that the prober does not become the load.
 const REST: Duration = Duration::from_millis(20);
+/// Names the directory to the prober's process.
+const DIR_VARIABLE: &str = "PENSTOCK_TEST_PROBE_DIR";
+/// The line with the result starts so; the test harness prints lines of its own around it.
+const RESULT: &str = "seen: ";
 
 /// What a prober has seen.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Seen {
     /// Rounds done.
     pub rounds: u64,
@@ -31,30 +37,37 @@ pub struct Seen {
     pub errors: Vec<String>,
 }
 
-/// A running prober.
+/// A running prober. Dropping it ends it.
 #[derive(Debug)]
-pub struct Prober {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Seen>,
-}
+pub struct Prober(Child);
 
 impl Prober {
     /// Starts to probe `dir`, which is made.
+    ///
+    /// In a process of its own, this program again: whoever starts a program closes its copies of all files that are
+    /// open here, and closing a file of the mount waits for the servers. A thread of the test would so hold up the very
+    /// command that brings a server back.
     pub fn start(dir: &Path) -> Self {
         fs::create_dir_all(dir).expect("the prober's directory can be made");
-        let stop = Arc::new(AtomicBool::new(false));
-        let (told, dir) = (stop.clone(), dir.to_owned());
-        let thread = Env::real().spawn_thread("prober", move || probe(&dir, &told));
-        Self {
-            stop,
-            thread: thread.expect("the system has room for a thread"),
-        }
+        let child = Command::new(env::current_exe().expect("a program knows its file"))
+            .args(["prober_process", "--nocapture"])
+            .env(DIR_VARIABLE, dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        Self(child.expect("the prober's process can be started"))
     }
 
     /// Ends it and tells what it has seen.
-    pub fn stop(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the prober does not panic")
+    pub fn stop(mut self) -> Seen {
+        drop(self.0.stdin.take());
+        let output = self.0.stdout.take().expect("it was piped");
+        let lines = BufReader::new(output).lines().map_while(Result::ok);
+        let result = lines
+            .filter_map(|line| Some(line.split_once(RESULT)?.1.to_owned()))
+            .last()
+            .expect("the prober tells what it has seen");
+        serde_json::from_str(&result).expect("a prober's result")
     }
 
     /// Ends it. There must be no error, and no round longer than `limit`; returns the longest.
@@ -73,6 +86,38 @@ impl Prober {
         );
         seen.longest
     }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        // The end of its input ends it, after the round under way.
+        drop(self.0.stdin.take());
+        if let Err(error) = self.0.wait() {
+            crate::run::note(&format!("the prober does not end: {error}"));
+        }
+    }
+}
+
+/// The work of the prober's process; nothing in any other. A test named `prober_process` of each program that uses
+/// probers calls it.
+pub fn process() {
+    let Some(dir) = env::var_os(DIR_VARIABLE).map(PathBuf::from) else {
+        return;
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = stop.clone();
+    let listener = Env::real().spawn_thread("prober-stop", move || {
+        let mut rest = Vec::new();
+        // Whatever ends the input, it is the sign to stop.
+        let _ended = io::stdin().read_to_end(&mut rest);
+        told.store(true, Ordering::Relaxed);
+    });
+    listener.expect("the system has room for a thread");
+    let seen = serde_json::to_string(&probe(&dir, &stop)).expect("a prober's result");
+    let line = format!("\n{RESULT}{seen}\n");
+    io::stdout()
+        .write_all(line.as_bytes())
+        .expect("whoever started the prober listens");
 }
 
 fn probe(dir: &Path, stop: &AtomicBool) -> Seen {
@@ -113,6 +158,12 @@ fn round(dir: &Path, number: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Not a test of its own: what probers run in.
+    #[test]
+    fn prober_process() {
+        process();
+    }
 
     #[test]
     fn a_sound_file_system_gives_no_error() {

@@ -8,3 +8,9 @@ mod idle;
 mod large_file;
 mod lifecycle;
 mod servers;
+
+/// Not a test of its own: what probers run in.
+#[test]
+fn prober_process() {
+    tests::prober::process();
+}
