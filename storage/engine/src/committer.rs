@@ -265,7 +265,7 @@ impl Shared {
         self.health.check()?;
         let groups: BTreeSet<GroupId> = entries.iter().filter_map(|entry| entry.dirty).collect();
         let device = self.slots.device();
-        let synced = join_all(groups.iter().map(|&group| device.sync(group))).await;
+        let synced = join_all(groups.iter().map(|&group| device.sync(group.into()))).await;
         for result in synced {
             result.map_err(|error| self.health.fail(format!("cannot sync a group: {error}")))?;
         }

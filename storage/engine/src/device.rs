@@ -1,10 +1,10 @@
-//! The files that hold the slots of one disk, behind one trait.
+//! The files of one disk, slots and log, behind one trait.
 //!
 //! `uring` and `direct` are real, `mem` models what a loss of power leaves, `faulty` makes any of them fail.
 //! All of them pass `conformance`.
 //!
 //! Contract: offsets, lengths and memory are multiples of `DEVICE_BLOCK_BYTES`. A write is durable once a `sync`
-//! of its group, started after the write ended, has ended well. A group is durable once `create` returned.
+//! of its file, started after the write ended, has ended well. A file is durable once `create` returned.
 //! An operation owns its buffer to its end, also when its future is dropped.
 
 pub mod direct;
@@ -17,7 +17,7 @@ pub mod watched;
 #[cfg(test)]
 mod conformance;
 
-use std::{fmt::Debug, io, path::Path, sync::Arc};
+use std::{fmt, fmt::Debug, io, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use common::{
@@ -31,35 +31,54 @@ use crate::{
     group::{DEVICE_BLOCK_BYTES, GroupId},
 };
 
-/// The group files of one disk.
+/// One file of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileId {
+    /// Slots of chunks.
+    Group(GroupId),
+    /// A segment of the log.
+    Log(u32),
+}
+
+impl From<GroupId> for FileId {
+    fn from(group: GroupId) -> Self {
+        Self::Group(group)
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(group) => write!(f, "group {group}"),
+            Self::Log(number) => write!(f, "log {number:08}"),
+        }
+    }
+}
+
+/// The files of one disk.
 #[async_trait]
 pub trait Device: Debug + Send + Sync + 'static {
-    /// All groups, with the bytes their files reach.
-    async fn list(&self) -> io::Result<Vec<(GroupId, u64)>>;
+    /// All files, in order, with the bytes they reach.
+    async fn list(&self) -> io::Result<Vec<(FileId, u64)>>;
 
-    /// Makes an empty group, durably.
-    async fn create(&self, group: GroupId) -> io::Result<()>;
+    /// Makes an empty file, durably.
+    async fn create(&self, id: FileId) -> io::Result<()>;
 
-    /// Sees to it that the first `bytes` of a group are there and have space on the disk. New bytes have any value.
+    /// Sees to it that the first `bytes` of a file are there and have space on the disk. New bytes have any value.
     /// Durable with the next `sync`.
-    async fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()>;
+    async fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()>;
 
-    /// Gives a group's space back.
-    async fn remove(&self, group: GroupId) -> io::Result<()>;
+    /// Gives a file's space back.
+    async fn remove(&self, id: FileId) -> io::Result<()>;
 
     /// Fills `buf` from `offset` on.
-    async fn read(
-        &self,
-        group: GroupId,
-        offset: u64,
-        buf: RegisteredBuf,
-    ) -> io::Result<RegisteredBuf>;
+    async fn read(&self, id: FileId, offset: u64, buf: RegisteredBuf) -> io::Result<RegisteredBuf>;
 
     /// Writes all of `data` at `offset`, which must have been reserved.
-    async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()>;
+    async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()>;
 
     /// Makes every write that has ended durable.
-    async fn sync(&self, group: GroupId) -> io::Result<()>;
+    async fn sync(&self, id: FileId) -> io::Result<()>;
 
     /// Bytes that the file system still has for anyone.
     async fn available_bytes(&self) -> io::Result<u64>;
@@ -68,7 +87,7 @@ pub trait Device: Debug + Send + Sync + 'static {
     async fn close(&self);
 }
 
-/// Opens the real device over the group files below `dir`.
+/// Opens the real device over the files of the disk in `dir`.
 pub(crate) async fn open(
     env: &Env,
     dir: &Path,

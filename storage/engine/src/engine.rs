@@ -36,7 +36,7 @@ use crate::{
     chunk_meta::{Record, RecordKey},
     committer::{Committer, Durability, Entry, Urgency, Value},
     config::EngineConfig,
-    device::{self, Device, watched::WatchedDevice},
+    device::{self, Device, FileId, watched::WatchedDevice},
     error::{EngineError, OpenError},
     group::GroupId,
     health::Health,
@@ -187,11 +187,10 @@ impl Engine {
                 .await?
         };
         let store = FjallStore::open(env, dir, config.cache_bytes).await?;
-        let groups = dir.join("groups");
-        let device = device::open(env, &groups, &config).await;
+        let device = device::open(env, dir, &config).await;
         let device = device.map_err(|source| OpenError::Io {
-            action: "open the group files in",
-            path: groups,
+            action: "open the files of the disk in",
+            path: dir.to_owned(),
             source,
         })?;
         Self::build(
@@ -228,7 +227,14 @@ impl Engine {
         let hang = Duration::from_secs(config.hang_seconds.max(1));
         let device: Arc<dyn Device> = Arc::new(WatchedDevice::new(env, device, hang));
         let failed = |action| move |source| OpenError::Device { action, source };
-        let groups = device.list().await.map_err(failed("list the groups"))?;
+        let files = device.list().await.map_err(failed("list the files"))?;
+        let groups: Vec<(GroupId, u64)> = files
+            .iter()
+            .filter_map(|&(id, bytes)| match id {
+                FileId::Group(group) => Some((group, bytes)),
+                FileId::Log(_) => None,
+            })
+            .collect();
         let available = device
             .available_bytes()
             .await

@@ -63,7 +63,10 @@ impl Slot {
         let writes = pieces.into_iter().map(|piece| {
             let start = offset;
             offset += piece.len() as u64;
-            self.pool.0.device.write(self.position.group, start, piece)
+            self.pool
+                .0
+                .device
+                .write(self.position.group.into(), start, piece)
         });
         // All of them end before the slot may become free, also when one fails.
         let results = join_all(writes.collect::<Vec<_>>()).await;
@@ -209,7 +212,7 @@ impl SlotPool {
                 return Ok(slot);
             }
             let group = self.0.allocation.lock().allocator.new_group(class);
-            let created = self.0.device.create(group).await;
+            let created = self.0.device.create(group.into()).await;
             created.map_err(|error| self.failed(class, "make a group", &error))?;
             self.0.allocation.lock().allocator.add_group(group, 0);
         }
@@ -262,7 +265,7 @@ impl SlotPool {
         else {
             return Err(self.no_space(group.class, self.used_bytes()));
         };
-        let reserved = self.0.device.reserve(group, bytes).await;
+        let reserved = self.0.device.reserve(group.into(), bytes).await;
         reserved.map_err(|error| self.failed(group.class, "grow a group", &error))?;
         self.0
             .allocation
@@ -301,7 +304,7 @@ impl SlotPool {
             allocation.allocator.retire_empty()
         };
         for group in retired {
-            match self.0.device.remove(group).await {
+            match self.0.device.remove(group.into()).await {
                 Ok(()) => tracing::debug!(%group, "gave an empty group back"),
                 // The file stays until the disk is opened again.
                 Err(error) => tracing::warn!(%group, %error, "cannot remove an empty group"),

@@ -33,7 +33,7 @@ async fn an_append_never_touches_committed_sectors() {
         put(&engine, key(0), version, from as u32, &content[from..to]).await;
         let written = device.take_writes();
         let group = slot.first().unwrap().group;
-        assert_eq!(written, [(group, start + from as u64, BLOCK)]);
+        assert_eq!(written, [(group.into(), start + from as u64, BLOCK)]);
     }
     assert_eq!(device.read_count(), reads);
     assert_eq!(engine.positions(key(0)), slot);

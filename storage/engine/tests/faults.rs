@@ -34,7 +34,7 @@ async fn a_flipped_bit_is_found_by_every_read_of_its_block() {
     put(&engine, key(0), 1, 0, &content).await;
     let position = *engine.positions(key(0)).first().unwrap();
     disk.device
-        .flip_bit(position.group, position.offset() as usize + 20_000);
+        .flip_bit(position.group.into(), position.offset() as usize + 20_000);
     let corrupt = EngineError::ChunkCorrupt {
         chunk: key(0).chunk,
         block: 2,

@@ -9,7 +9,7 @@ use common::{
 use futures::future::join_all;
 
 use super::{
-    Device,
+    Device, FileId,
     direct::DirectDevice,
     faulty::FaultyDevice,
     files::Files,
@@ -20,9 +20,9 @@ use crate::group::{GroupId, SizeClass};
 
 const SLOT: u64 = 65_536;
 
-fn group(number: u32) -> GroupId {
+fn group(number: u32) -> FileId {
     let class = SizeClass::from_index(0).unwrap();
-    GroupId { class, number }
+    FileId::Group(GroupId { class, number })
 }
 
 async fn for_each_device<F: Future<Output = ()>>(suite: impl Fn(Arc<dyn Device>, BufPool) -> F) {

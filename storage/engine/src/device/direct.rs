@@ -9,8 +9,7 @@ use common::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Device, check_alignment, closed, files::Files};
-use crate::group::GroupId;
+use super::{Device, FileId, check_alignment, closed, files::Files};
 
 /// pread and pwrite on threads, at most `depth` at a time.
 #[derive(Debug)]
@@ -34,7 +33,7 @@ impl DirectDevice {
     /// Runs `work` on a thread with the group's file. The permit goes along: a dropped caller frees nothing early.
     async fn with_file<T: Send + 'static>(
         &self,
-        group: GroupId,
+        id: FileId,
         work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let permit = self.permits.clone().acquire_owned().await;
@@ -42,7 +41,7 @@ impl DirectDevice {
         let files = self.files.clone();
         self.env
             .blocking(move || {
-                let result = work(&*files.get(group)?);
+                let result = work(&*files.get(id)?);
                 drop(permit);
                 result
             })
@@ -60,45 +59,44 @@ impl DirectDevice {
 
 #[async_trait]
 impl Device for DirectDevice {
-    async fn list(&self) -> io::Result<Vec<(GroupId, u64)>> {
+    async fn list(&self) -> io::Result<Vec<(FileId, u64)>> {
         self.with_files(Files::list).await
     }
 
-    async fn create(&self, group: GroupId) -> io::Result<()> {
-        self.with_files(move |files| files.create(group)).await
+    async fn create(&self, id: FileId) -> io::Result<()> {
+        self.with_files(move |files| files.create(id)).await
     }
 
-    async fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()> {
-        self.with_files(move |files| files.reserve(group, bytes))
-            .await
+    async fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()> {
+        self.with_files(move |files| files.reserve(id, bytes)).await
     }
 
-    async fn remove(&self, group: GroupId) -> io::Result<()> {
-        self.with_files(move |files| files.remove(group)).await
+    async fn remove(&self, id: FileId) -> io::Result<()> {
+        self.with_files(move |files| files.remove(id)).await
     }
 
     async fn read(
         &self,
-        group: GroupId,
+        id: FileId,
         offset: u64,
         mut buf: RegisteredBuf,
     ) -> io::Result<RegisteredBuf> {
         check_alignment(offset, &buf)?;
-        self.with_file(group, move |file| {
+        self.with_file(id, move |file| {
             file.read_exact_at(&mut buf, offset)?;
             Ok(buf)
         })
         .await
     }
 
-    async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()> {
+    async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
         check_alignment(offset, &data)?;
-        self.with_file(group, move |file| file.write_all_at(&data, offset))
+        self.with_file(id, move |file| file.write_all_at(&data, offset))
             .await
     }
 
-    async fn sync(&self, group: GroupId) -> io::Result<()> {
-        self.with_file(group, File::sync_data).await
+    async fn sync(&self, id: FileId) -> io::Result<()> {
+        self.with_file(id, File::sync_data).await
     }
 
     async fn available_bytes(&self) -> io::Result<u64> {

@@ -15,8 +15,8 @@ use common::{
     sync::Mutex,
 };
 
-use super::Device;
-use crate::group::{DEVICE_BLOCK_BYTES, GroupId};
+use super::{Device, FileId};
+use crate::group::DEVICE_BLOCK_BYTES;
 
 /// What to do to operations of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct Faults {
 pub struct FaultyDevice {
     inner: Arc<dyn Device>,
     faults: Mutex<Faults>,
-    writes: Mutex<Vec<(GroupId, u64, usize)>>,
+    writes: Mutex<Vec<(FileId, u64, usize)>>,
     reads: AtomicU64,
 }
 
@@ -75,7 +75,7 @@ impl FaultyDevice {
     }
 
     /// Every write so far, group, offset and length, and forgets them.
-    pub fn take_writes(&self) -> Vec<(GroupId, u64, usize)> {
+    pub fn take_writes(&self) -> Vec<(FileId, u64, usize)> {
         std::mem::take(&mut *self.writes.lock())
     }
 
@@ -99,55 +99,50 @@ async fn suffer(fault: Fault) -> io::Result<()> {
 
 #[async_trait]
 impl Device for FaultyDevice {
-    async fn list(&self) -> io::Result<Vec<(GroupId, u64)>> {
+    async fn list(&self) -> io::Result<Vec<(FileId, u64)>> {
         self.inner.list().await
     }
 
-    async fn create(&self, group: GroupId) -> io::Result<()> {
+    async fn create(&self, id: FileId) -> io::Result<()> {
         suffer(self.faults().reserve).await?;
-        self.inner.create(group).await
+        self.inner.create(id).await
     }
 
-    async fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()> {
+    async fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()> {
         suffer(self.faults().reserve).await?;
-        self.inner.reserve(group, bytes).await
+        self.inner.reserve(id, bytes).await
     }
 
-    async fn remove(&self, group: GroupId) -> io::Result<()> {
-        self.inner.remove(group).await
+    async fn remove(&self, id: FileId) -> io::Result<()> {
+        self.inner.remove(id).await
     }
 
-    async fn read(
-        &self,
-        group: GroupId,
-        offset: u64,
-        buf: RegisteredBuf,
-    ) -> io::Result<RegisteredBuf> {
+    async fn read(&self, id: FileId, offset: u64, buf: RegisteredBuf) -> io::Result<RegisteredBuf> {
         let fault = self.faults().read;
         self.reads.fetch_add(1, Ordering::Relaxed);
         suffer(fault).await?;
-        let mut buf = self.inner.read(group, offset, buf).await?;
+        let mut buf = self.inner.read(id, offset, buf).await?;
         if fault == Fault::FlipBit {
             buf[0] ^= 1;
         }
         Ok(buf)
     }
 
-    async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()> {
+    async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
         let fault = self.faults().write;
         suffer(fault).await?;
-        self.writes.lock().push((group, offset, data.len()));
+        self.writes.lock().push((id, offset, data.len()));
         if fault == Fault::Short {
             let first = data.slice(0..DEVICE_BLOCK_BYTES as usize);
-            self.inner.write(group, offset, first).await?;
+            self.inner.write(id, offset, first).await?;
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.inner.write(group, offset, data).await
+        self.inner.write(id, offset, data).await
     }
 
-    async fn sync(&self, group: GroupId) -> io::Result<()> {
+    async fn sync(&self, id: FileId) -> io::Result<()> {
         suffer(self.faults().sync).await?;
-        self.inner.sync(group).await
+        self.inner.sync(id).await
     }
 
     async fn available_bytes(&self) -> io::Result<u64> {

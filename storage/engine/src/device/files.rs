@@ -1,6 +1,6 @@
-//! Group files on a local file system: naming, making, growing, and a bounded table of open ones.
+//! The files of a disk on a local file system: naming, making, growing, and a bounded table of open ones.
 //!
-//! `<dir>/<class>/<number>.dat`, for example `1m/00000003.dat`. Files are opened with O_DIRECT; where the file
+//! `groups/<class>/<number>.dat`, for example `groups/1m/00000003.dat`, and `log/<number>.log`. Files are opened with O_DIRECT; where the file
 //! system has none (some network and memory file systems) they are opened plainly, with a warning: `sync` is
 //! what makes data durable in both cases.
 
@@ -19,29 +19,38 @@ use rustix::{
     io::Errno,
 };
 
+use super::FileId;
 use crate::group::{GroupId, SizeClass};
+
+const GROUP_EXTENSION: &str = ".dat";
+const LOG_EXTENSION: &str = ".log";
 
 /// Files kept open at most. The usual limit of a process is 1024 and more.
 const OPEN_FILES_MAX: usize = 400;
 
 #[derive(Debug)]
 pub(crate) struct Files {
-    dir: PathBuf,
+    groups: PathBuf,
+    log: PathBuf,
     direct: bool,
     open: Mutex<OpenFiles>,
 }
 
 #[derive(Debug, Default)]
 struct OpenFiles {
-    by_group: BTreeMap<GroupId, (Arc<File>, u64)>,
+    by_id: BTreeMap<FileId, (Arc<File>, u64)>,
     /// Rises with each use: the file with the smallest number was used longest ago.
     clock: u64,
 }
 
 impl Files {
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
-        let direct = supports_direct(dir)?;
+        let (groups, log) = (dir.join("groups"), dir.join("log"));
+        for dir in [&groups, &log] {
+            fs::create_dir_all(dir)?;
+        }
+        File::open(dir)?.sync_all()?;
+        let direct = supports_direct(&groups)?;
         if !direct {
             tracing::warn!(
                 dir = %dir.display(),
@@ -49,57 +58,58 @@ impl Files {
             );
         }
         Ok(Self {
-            dir: dir.to_owned(),
+            groups,
+            log,
             direct,
             open: Mutex::default(),
         })
     }
 
     fn class_dir(&self, class: SizeClass) -> PathBuf {
-        self.dir.join(class.to_string())
+        self.groups.join(class.to_string())
     }
 
-    fn path(&self, group: GroupId) -> PathBuf {
-        self.class_dir(group.class)
-            .join(format!("{:08}.dat", group.number))
+    fn dir_of(&self, id: FileId) -> PathBuf {
+        match id {
+            FileId::Group(group) => self.class_dir(group.class),
+            FileId::Log(_) => self.log.clone(),
+        }
     }
 
-    pub(crate) fn list(&self) -> io::Result<Vec<(GroupId, u64)>> {
-        let mut groups = Vec::new();
+    fn path(&self, id: FileId) -> PathBuf {
+        let (number, extension) = match id {
+            FileId::Group(group) => (group.number, GROUP_EXTENSION),
+            FileId::Log(number) => (number, LOG_EXTENSION),
+        };
+        self.dir_of(id).join(format!("{number:08}{extension}"))
+    }
+
+    pub(crate) fn list(&self) -> io::Result<Vec<(FileId, u64)>> {
+        let mut files = Vec::new();
         for class in SizeClass::all() {
-            let entries = match fs::read_dir(self.class_dir(class)) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            for entry in entries {
-                let entry = entry?;
-                let Some(number) = group_number(&entry.file_name().to_string_lossy()) else {
-                    tracing::warn!(path = %entry.path().display(), "not a group file; left alone");
-                    continue;
-                };
-                groups.push((GroupId { class, number }, entry.metadata()?.len()));
-            }
+            let group = |number| FileId::Group(GroupId { class, number });
+            list_dir(&self.class_dir(class), GROUP_EXTENSION, group, &mut files)?;
         }
-        groups.sort_unstable();
-        Ok(groups)
+        list_dir(&self.log, LOG_EXTENSION, FileId::Log, &mut files)?;
+        files.sort_unstable();
+        Ok(files)
     }
 
-    pub(crate) fn create(&self, group: GroupId) -> io::Result<()> {
-        let class_dir = self.class_dir(group.class);
-        if !class_dir.exists() {
-            fs::create_dir_all(&class_dir)?;
-            File::open(&self.dir)?.sync_all()?;
+    pub(crate) fn create(&self, id: FileId) -> io::Result<()> {
+        let dir = self.dir_of(id);
+        if !dir.exists() {
+            fs::create_dir_all(&dir)?;
+            File::open(&self.groups)?.sync_all()?;
         }
-        let file = self.options().create_new(true).open(self.path(group))?;
+        let file = self.options().create_new(true).open(self.path(id))?;
         file.sync_all()?;
-        File::open(&class_dir)?.sync_all()?;
-        self.remember(group, Arc::new(file));
+        File::open(&dir)?.sync_all()?;
+        self.remember(id, Arc::new(file));
         Ok(())
     }
 
-    pub(crate) fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()> {
-        let file = self.get(group)?;
+    pub(crate) fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()> {
+        let file = self.get(id)?;
         let length = file.metadata()?.len();
         if length >= bytes {
             return Ok(());
@@ -111,50 +121,47 @@ impl Files {
         }
     }
 
-    pub(crate) fn remove(&self, group: GroupId) -> io::Result<()> {
-        self.open.lock().by_group.remove(&group);
-        fs::remove_file(self.path(group))
+    pub(crate) fn remove(&self, id: FileId) -> io::Result<()> {
+        self.open.lock().by_id.remove(&id);
+        fs::remove_file(self.path(id))
     }
 
     pub(crate) fn available_bytes(&self) -> io::Result<u64> {
-        let status = rustix::fs::statvfs(&self.dir)?;
+        let status = rustix::fs::statvfs(&self.groups)?;
         Ok(status.f_bavail.saturating_mul(status.f_frsize))
     }
 
     /// The open file of a group; opens it, which may block, when it is not in the table.
-    pub(crate) fn get(&self, group: GroupId) -> io::Result<Arc<File>> {
-        if let Some(file) = self.get_open(group) {
+    pub(crate) fn get(&self, id: FileId) -> io::Result<Arc<File>> {
+        if let Some(file) = self.get_open(id) {
             return Ok(file);
         }
-        let file = Arc::new(self.options().open(self.path(group))?);
-        self.remember(group, file.clone());
+        let file = Arc::new(self.options().open(self.path(id))?);
+        self.remember(id, file.clone());
         Ok(file)
     }
 
     /// The open file of a group, if it is in the table.
-    pub(crate) fn get_open(&self, group: GroupId) -> Option<Arc<File>> {
+    pub(crate) fn get_open(&self, id: FileId) -> Option<Arc<File>> {
         let mut open = self.open.lock();
         open.clock += 1;
         let now = open.clock;
-        let (file, last_use) = open.by_group.get_mut(&group)?;
+        let (file, last_use) = open.by_id.get_mut(&id)?;
         *last_use = now;
         Some(file.clone())
     }
 
-    fn remember(&self, group: GroupId, file: Arc<File>) {
+    fn remember(&self, id: FileId, file: Arc<File>) {
         let mut open = self.open.lock();
-        if open.by_group.len() >= OPEN_FILES_MAX {
-            let oldest = open
-                .by_group
-                .iter()
-                .min_by_key(|(_, (_, last_use))| *last_use);
+        if open.by_id.len() >= OPEN_FILES_MAX {
+            let oldest = open.by_id.iter().min_by_key(|(_, (_, last_use))| *last_use);
             if let Some((&oldest, _)) = oldest {
-                open.by_group.remove(&oldest);
+                open.by_id.remove(&oldest);
             }
         }
         open.clock += 1;
         let now = open.clock;
-        open.by_group.insert(group, (file, now));
+        open.by_id.insert(id, (file, now));
     }
 
     fn options(&self) -> OpenOptions {
@@ -167,8 +174,32 @@ impl Files {
     }
 }
 
-fn group_number(file_name: &str) -> Option<u32> {
-    let digits = file_name.strip_suffix(".dat")?;
+/// Adds the files of a directory whose names are numbers; others are left alone.
+fn list_dir(
+    dir: &Path,
+    extension: &str,
+    id: impl Fn(u32) -> FileId,
+    files: &mut Vec<(FileId, u64)>,
+) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        match file_number(&entry.file_name().to_string_lossy(), extension) {
+            Some(number) => files.push((id(number), entry.metadata()?.len())),
+            None => {
+                tracing::warn!(path = %entry.path().display(), "not a file of this disk; left alone");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn file_number(file_name: &str, extension: &str) -> Option<u32> {
+    let digits = file_name.strip_suffix(extension)?;
     let well_formed = digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
     well_formed.then(|| digits.parse().ok())?
 }
@@ -196,9 +227,9 @@ fn supports_direct(dir: &Path) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn group(number: u32) -> GroupId {
+    fn group(number: u32) -> FileId {
         let class = SizeClass::from_index(0).unwrap();
-        GroupId { class, number }
+        FileId::Group(GroupId { class, number })
     }
 
     #[test]
@@ -208,7 +239,7 @@ mod tests {
         for number in 0..450 {
             files.create(group(number)).unwrap();
         }
-        assert_eq!(files.open.lock().by_group.len(), OPEN_FILES_MAX);
+        assert_eq!(files.open.lock().by_id.len(), OPEN_FILES_MAX);
         assert!(files.get_open(group(0)).is_none());
         assert!(files.get(group(0)).is_ok());
         assert!(files.get_open(group(0)).is_some());
@@ -220,8 +251,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::open(dir.path()).unwrap();
         files.create(group(3)).unwrap();
-        fs::write(dir.path().join("64k/notes.txt"), "x").unwrap();
-        fs::write(dir.path().join("64k/3.dat"), "x").unwrap();
-        assert_eq!(files.list().unwrap(), [(group(3), 0)]);
+        files.create(FileId::Log(7)).unwrap();
+        fs::write(dir.path().join("groups/64k/notes.txt"), "x").unwrap();
+        fs::write(dir.path().join("groups/64k/3.dat"), "x").unwrap();
+        fs::write(dir.path().join("log/00000003.dat"), "x").unwrap();
+        assert_eq!(files.list().unwrap(), [(group(3), 0), (FileId::Log(7), 0)]);
     }
 }

@@ -26,8 +26,7 @@ use common::{
 };
 use tokio::{sync::watch, task::yield_now};
 
-use super::{Device, check_alignment};
-use crate::group::GroupId;
+use super::{Device, FileId, check_alignment};
 
 /// What a disk writes at once; a crash tears writes at its multiples.
 const SECTOR_BYTES: usize = 512;
@@ -88,8 +87,8 @@ pub struct MemDevice {
 
 #[derive(Debug, Default)]
 struct Disk {
-    groups: BTreeMap<GroupId, MemFile>,
-    removed: BTreeMap<GroupId, MemFile>,
+    files: BTreeMap<FileId, MemFile>,
+    removed: BTreeMap<FileId, MemFile>,
 }
 
 #[derive(Default)]
@@ -120,12 +119,12 @@ impl MemDevice {
     #[must_use]
     pub fn crash(&self, env: &Env, power: Arc<PowerSwitch>) -> Self {
         let mut disk = std::mem::take(&mut *self.disk.lock());
-        for (group, file) in std::mem::take(&mut disk.removed) {
+        for (id, file) in std::mem::take(&mut disk.removed) {
             if env.random_below(2) == 0 {
-                disk.groups.entry(group).or_insert(file);
+                disk.files.entry(id).or_insert(file);
             }
         }
-        for file in disk.groups.values_mut() {
+        for file in disk.files.values_mut() {
             file.crash(env);
         }
         Self {
@@ -139,9 +138,9 @@ impl MemDevice {
     ///
     /// # Panics
     /// When there is no such byte.
-    pub fn flip_bit(&self, group: GroupId, offset: usize) {
+    pub fn flip_bit(&self, id: FileId, offset: usize) {
         let mut disk = self.disk.lock();
-        let file = disk.groups.get_mut(&group).expect("the group exists");
+        let file = disk.files.get_mut(&id).expect("the id exists");
         file.current[offset] ^= 1;
         if let Some(byte) = file.durable.get_mut(offset) {
             *byte ^= 1;
@@ -152,9 +151,9 @@ impl MemDevice {
     ///
     /// # Panics
     /// When there is no such part.
-    pub fn stored(&self, group: GroupId, range: std::ops::Range<usize>) -> Vec<u8> {
+    pub fn stored(&self, id: FileId, range: std::ops::Range<usize>) -> Vec<u8> {
         let disk = self.disk.lock();
-        let file = disk.groups.get(&group).expect("the group exists");
+        let file = disk.files.get(&id).expect("the id exists");
         file.current[range].to_vec()
     }
 
@@ -168,11 +167,11 @@ impl MemDevice {
 
     fn with_file<T>(
         &self,
-        group: GroupId,
+        id: FileId,
         work: impl FnOnce(&mut MemFile) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut disk = self.disk.lock();
-        let file = disk.groups.get_mut(&group);
+        let file = disk.files.get_mut(&id);
         work(file.ok_or(io::ErrorKind::NotFound)?)
     }
 }
@@ -225,29 +224,29 @@ impl MemFile {
 
 #[async_trait]
 impl Device for MemDevice {
-    async fn list(&self) -> io::Result<Vec<(GroupId, u64)>> {
+    async fn list(&self) -> io::Result<Vec<(FileId, u64)>> {
         let disk = self.disk.lock();
-        let groups = disk.groups.iter();
+        let groups = disk.files.iter();
         Ok(groups
-            .map(|(&group, file)| (group, file.current.len() as u64))
+            .map(|(&id, file)| (id, file.current.len() as u64))
             .collect())
     }
 
-    async fn create(&self, group: GroupId) -> io::Result<()> {
+    async fn create(&self, id: FileId) -> io::Result<()> {
         self.step().await;
         let mut disk = self.disk.lock();
-        if disk.groups.contains_key(&group) {
+        if disk.files.contains_key(&id) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        disk.removed.remove(&group);
-        disk.groups.insert(group, MemFile::default());
+        disk.removed.remove(&id);
+        disk.files.insert(id, MemFile::default());
         Ok(())
     }
 
-    async fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()> {
+    async fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()> {
         self.step().await;
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        self.with_file(group, |file| {
+        self.with_file(id, |file| {
             let length = file.current.len().max(bytes);
             // Not zeros: nobody may rely on what stands in a slot that was never written.
             file.current.resize(length, 0xA5);
@@ -255,23 +254,23 @@ impl Device for MemDevice {
         })
     }
 
-    async fn remove(&self, group: GroupId) -> io::Result<()> {
+    async fn remove(&self, id: FileId) -> io::Result<()> {
         self.step().await;
         let mut disk = self.disk.lock();
-        let file = disk.groups.remove(&group).ok_or(io::ErrorKind::NotFound)?;
-        disk.removed.insert(group, file);
+        let file = disk.files.remove(&id).ok_or(io::ErrorKind::NotFound)?;
+        disk.removed.insert(id, file);
         Ok(())
     }
 
     async fn read(
         &self,
-        group: GroupId,
+        id: FileId,
         offset: u64,
         mut buf: RegisteredBuf,
     ) -> io::Result<RegisteredBuf> {
         check_alignment(offset, &buf)?;
         self.step().await;
-        self.with_file(group, |file| {
+        self.with_file(id, |file| {
             let range = file.range(offset, buf.len())?;
             buf.copy_from_slice(&file.current[range]);
             Ok(())
@@ -279,11 +278,11 @@ impl Device for MemDevice {
         Ok(buf)
     }
 
-    async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()> {
+    async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
         check_alignment(offset, &data)?;
         // Half of the write is there when the power fails in between, hence two steps.
         self.step().await;
-        self.with_file(group, |file| {
+        self.with_file(id, |file| {
             let range = file.range(offset, data.len())?;
             file.unsynced.push((range.start, data.clone()));
             file.current[range].copy_from_slice(&data);
@@ -293,9 +292,9 @@ impl Device for MemDevice {
         Ok(())
     }
 
-    async fn sync(&self, group: GroupId) -> io::Result<()> {
+    async fn sync(&self, id: FileId) -> io::Result<()> {
         self.step().await;
-        self.with_file(group, |file| {
+        self.with_file(id, |file| {
             file.sync();
             Ok(())
         })?;
@@ -315,13 +314,13 @@ mod tests {
     use common::buf::BufPool;
 
     use super::*;
-    use crate::group::SizeClass;
+    use crate::group::{GroupId, SizeClass};
 
     /// After a crash: synced bytes stay, sectors of an unsynced write are each old or new, and all fates occur.
     #[tokio::test]
     async fn a_crash_keeps_what_was_synced_and_tears_the_rest() {
         let class = SizeClass::from_index(0).unwrap();
-        let group = GroupId { class, number: 0 };
+        let group = FileId::Group(GroupId { class, number: 0 });
         let pool = BufPool::new(1 << 20);
         let mut seen_kept = std::collections::BTreeSet::new();
         for seed in 0..60 {
@@ -352,7 +351,7 @@ mod tests {
         let power = PowerSwitch::failing_after(2);
         let device = MemDevice::new(&env, power.clone());
         let class = SizeClass::from_index(0).unwrap();
-        let group = GroupId { class, number: 0 };
+        let group = FileId::Group(GroupId { class, number: 0 });
         device.create(group).await.unwrap();
         tokio::select! {
             _ = device.reserve(group, 65_536) => panic!("completed without power"),

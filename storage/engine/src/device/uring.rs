@@ -17,11 +17,8 @@ use common::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{Device, check_alignment, closed, files::Files};
-use crate::{
-    device::uring::ring::{Operation, Submissions},
-    group::GroupId,
-};
+use super::{Device, FileId, check_alignment, closed, files::Files};
+use crate::device::uring::ring::{Operation, Submissions};
 
 /// Operations in flight at most; half of the ring's entries.
 pub(crate) const DEPTH_MAX: u32 = 1024;
@@ -71,10 +68,10 @@ impl UringDevice {
         self.env.blocking(move || work(&files)).await
     }
 
-    async fn file(&self, group: GroupId) -> io::Result<Arc<File>> {
-        match self.files.get_open(group) {
+    async fn file(&self, id: FileId) -> io::Result<Arc<File>> {
+        match self.files.get_open(id) {
             Some(file) => Ok(file),
-            None => self.blocking(move |files| files.get(group)).await,
+            None => self.blocking(move |files| files.get(id)).await,
         }
     }
 
@@ -95,46 +92,40 @@ impl UringDevice {
 
 #[async_trait]
 impl Device for UringDevice {
-    async fn list(&self) -> io::Result<Vec<(GroupId, u64)>> {
+    async fn list(&self) -> io::Result<Vec<(FileId, u64)>> {
         self.blocking(Files::list).await
     }
 
-    async fn create(&self, group: GroupId) -> io::Result<()> {
-        self.blocking(move |files| files.create(group)).await
+    async fn create(&self, id: FileId) -> io::Result<()> {
+        self.blocking(move |files| files.create(id)).await
     }
 
-    async fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()> {
-        self.blocking(move |files| files.reserve(group, bytes))
-            .await
+    async fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()> {
+        self.blocking(move |files| files.reserve(id, bytes)).await
     }
 
-    async fn remove(&self, group: GroupId) -> io::Result<()> {
-        self.blocking(move |files| files.remove(group)).await
+    async fn remove(&self, id: FileId) -> io::Result<()> {
+        self.blocking(move |files| files.remove(id)).await
     }
 
-    async fn read(
-        &self,
-        group: GroupId,
-        offset: u64,
-        buf: RegisteredBuf,
-    ) -> io::Result<RegisteredBuf> {
+    async fn read(&self, id: FileId, offset: u64, buf: RegisteredBuf) -> io::Result<RegisteredBuf> {
         check_alignment(offset, &buf)?;
-        let (file, permit) = (self.file(group).await?, self.permit().await?);
+        let (file, permit) = (self.file(id).await?, self.permit().await?);
         let (done, receiver) = oneshot::channel();
         let operation = Operation::read(file, offset, buf, done, permit);
         self.run(operation, receiver).await
     }
 
-    async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()> {
+    async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
         check_alignment(offset, &data)?;
-        let (file, permit) = (self.file(group).await?, self.permit().await?);
+        let (file, permit) = (self.file(id).await?, self.permit().await?);
         let (done, receiver) = oneshot::channel();
         let operation = Operation::write(file, offset, data, done, permit);
         self.run(operation, receiver).await
     }
 
-    async fn sync(&self, group: GroupId) -> io::Result<()> {
-        let (file, permit) = (self.file(group).await?, self.permit().await?);
+    async fn sync(&self, id: FileId) -> io::Result<()> {
+        let (file, permit) = (self.file(id).await?, self.permit().await?);
         let (done, receiver) = oneshot::channel();
         let operation = Operation::sync(file, done, permit);
         self.run(operation, receiver).await

@@ -10,8 +10,7 @@ use common::{
     env::Env,
 };
 
-use super::Device;
-use crate::group::GroupId;
+use super::{Device, FileId};
 
 /// A device whose operations end within a limit.
 #[derive(Debug)]
@@ -44,37 +43,32 @@ impl WatchedDevice {
 
 #[async_trait]
 impl Device for WatchedDevice {
-    async fn list(&self) -> io::Result<Vec<(GroupId, u64)>> {
+    async fn list(&self) -> io::Result<Vec<(FileId, u64)>> {
         self.inner.list().await
     }
 
-    async fn create(&self, group: GroupId) -> io::Result<()> {
-        self.watch(self.inner.create(group)).await
+    async fn create(&self, id: FileId) -> io::Result<()> {
+        self.watch(self.inner.create(id)).await
     }
 
-    async fn reserve(&self, group: GroupId, bytes: u64) -> io::Result<()> {
-        self.watch(self.inner.reserve(group, bytes)).await
+    async fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()> {
+        self.watch(self.inner.reserve(id, bytes)).await
     }
 
-    async fn remove(&self, group: GroupId) -> io::Result<()> {
-        self.watch(self.inner.remove(group)).await
+    async fn remove(&self, id: FileId) -> io::Result<()> {
+        self.watch(self.inner.remove(id)).await
     }
 
-    async fn read(
-        &self,
-        group: GroupId,
-        offset: u64,
-        buf: RegisteredBuf,
-    ) -> io::Result<RegisteredBuf> {
-        self.watch(self.inner.read(group, offset, buf)).await
+    async fn read(&self, id: FileId, offset: u64, buf: RegisteredBuf) -> io::Result<RegisteredBuf> {
+        self.watch(self.inner.read(id, offset, buf)).await
     }
 
-    async fn write(&self, group: GroupId, offset: u64, data: SharedBuf) -> io::Result<()> {
-        self.watch(self.inner.write(group, offset, data)).await
+    async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
+        self.watch(self.inner.write(id, offset, data)).await
     }
 
-    async fn sync(&self, group: GroupId) -> io::Result<()> {
-        self.watch(self.inner.sync(group)).await
+    async fn sync(&self, id: FileId) -> io::Result<()> {
+        self.watch(self.inner.sync(id)).await
     }
 
     async fn available_bytes(&self) -> io::Result<u64> {

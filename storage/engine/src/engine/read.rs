@@ -101,7 +101,11 @@ impl Inner {
         } = *source;
         let position = content.slot.position();
         let offset = position.offset() + u64::from(blocks.start * BLOCK_BYTES);
-        let read = self.slots.device().read(position.group, offset, buf).await;
+        let read = self
+            .slots
+            .device()
+            .read(position.group.into(), offset, buf)
+            .await;
         let buf = read.map_err(|error| EngineError::ReadFailed {
             chunk,
             reason: error.to_string(),
