@@ -13,8 +13,9 @@ use types::checksum::Checksum;
 
 use crate::group::{BLOCK_BYTES, block_count};
 
-/// Table sets for 1, 2, 4, ... bytes, up to one block.
-const LEVELS: usize = BLOCK_BYTES.trailing_zeros() as usize + 1;
+/// Table sets for 1, 2, 4, ... bytes, up to the largest chunk.
+const LEVELS: usize = CHUNK_BYTES_MAX.trailing_zeros() as usize + 1;
+const CHUNK_BYTES_MAX: u32 = 64 << 20;
 
 type ShiftTable = [[u32; 256]; 4];
 
@@ -44,13 +45,23 @@ fn shift(crc: u32, table: &ShiftTable) -> u32 {
     looked_up.fold(0, |sum, entry| sum ^ entry)
 }
 
+/// What `length` more bytes make of a checksum, but for their own part.
+fn shift_by(crc: u32, length: u32) -> u32 {
+    let levels = SHIFTS.iter().enumerate();
+    let needed = levels.filter(|(level, _)| length >> level & 1 == 1);
+    needed.fold(crc, |crc, (_, table)| shift(crc, table))
+}
+
 /// The checksum of what `first` covers followed by the `length` bytes that `next` covers; at most one block.
 pub(crate) fn append_block(first: Checksum, next: Checksum, length: u32) -> Checksum {
     debug_assert!(length <= BLOCK_BYTES);
-    let levels = SHIFTS.iter().enumerate();
-    let needed = levels.filter(|(level, _)| length >> level & 1 == 1);
-    let shifted = needed.fold(first.0, |crc, (_, table)| shift(crc, table));
-    Checksum(shifted ^ next.0)
+    Checksum(shift_by(first.0, length) ^ next.0)
+}
+
+/// The checksum of some content of which a part changes from `old` to `new`; `after` bytes follow it. Its length
+/// stays.
+pub(crate) fn replace_block(whole: Checksum, old: Checksum, new: Checksum, after: u32) -> Checksum {
+    Checksum(whole.0 ^ shift_by(old.0 ^ new.0, after))
 }
 
 /// The checksums of the blocks of some content.
@@ -90,10 +101,21 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_block_replaces_its_part() {
+        let mut content = bytes(3 * 4096 + 100);
+        let before = Checksum::of(&content);
+        let old = Checksum::of(&content[4096..8192]);
+        content[4096..8192].fill(7);
+        let new = Checksum::of(&content[4096..8192]);
+        let replaced = replace_block(before, old, new, 4096 + 100);
+        assert_eq!(replaced, Checksum::of(&content));
+    }
+
+    #[test]
     fn every_length_of_a_last_block_combines() {
-        let content = bytes(8192);
+        let content = bytes(4096);
         let first = Checksum::of(b"first");
-        for length in 0..=8192 {
+        for length in 0..=4096 {
             let next = &content[..length];
             let combined = append_block(first, Checksum::of(next), length as u32);
             assert_eq!(combined, first.append(next), "{length} bytes");

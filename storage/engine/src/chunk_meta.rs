@@ -1,10 +1,12 @@
 //! What is known of a chunk: in memory a `Record` that holds its slots, on disk the bytes of `docs/format/disk.md`.
 //!
-//! Cost in memory: about 300 bytes per chunk, and 4 more per block of 8 KiB of each version, so 800 bytes for a
-//! chunk of 1 MiB.
+//! Every chunk of the disk has its record in memory, so it is kept small: about 180 bytes for a chunk with one version,
+//! its key and its slot with it. The checksums of blocks, 1 KiB for a chunk of 1 MiB, are there only while they are
+//! used or not in the record store yet (`sums_cache`).
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use common::env::WallTime;
 use serde::{Deserialize, Serialize};
@@ -12,12 +14,14 @@ use types::{
     checksum::Checksum,
     chunk::{ChunkId, ChunkMeta, PendingMeta, UpdateTag},
     codec::{self, DecodeError, Versioned},
-    id::{ChainId, TargetId},
+    id::{ChainId, ChannelId, ChannelSeq, ClientId, TargetId},
     version::{ChainVersion, ChunkVersion},
 };
 
 use crate::{
+    blocks::Blocks,
     group::{GroupId, Position, SizeClass, SlotIndex},
+    log::{LogData, LogStart, entry::LogRef},
     slots::Slot,
 };
 
@@ -30,34 +34,154 @@ pub struct ChunkKey {
     pub chunk: ChunkId,
 }
 
-/// One version of a chunk.
-#[derive(Clone, Debug)]
-pub(crate) struct Version {
+const EXISTS: u8 = 1;
+const HAS_TAG: u8 = 2;
+
+/// What is known of a version besides where its bytes are. Packed: there is one for each chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Low and high half: a u128 would be aligned to 16 bytes.
+    client: [u64; 2],
+    seq: u64,
     pub(crate) version: ChunkVersion,
     pub(crate) chain_version: ChainVersion,
-    /// False for a removal.
-    pub(crate) exists: bool,
     pub(crate) length: u32,
     /// Of the whole content.
     pub(crate) checksum: Checksum,
+    seconds: u32,
+    channel: u16,
+    flags: u8,
+}
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        StoredHead::from(*self).fmt(f)
+    }
+}
+
+impl Head {
+    /// False for a removal.
+    pub(crate) fn exists(&self) -> bool {
+        self.flags & EXISTS != 0
+    }
+
+    pub(crate) fn tag(&self) -> Option<UpdateTag> {
+        (self.flags & HAS_TAG != 0).then_some(UpdateTag {
+            client: ClientId(u128::from(self.client[1]) << 64 | u128::from(self.client[0])),
+            channel: ChannelId(self.channel),
+            seq: ChannelSeq(self.seq),
+        })
+    }
+}
+
+/// A head as it stands on disk. The order of fields is the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredHead {
+    pub(crate) version: ChunkVersion,
+    pub(crate) chain_version: ChainVersion,
+    pub(crate) exists: bool,
+    pub(crate) length: u32,
+    pub(crate) checksum: Checksum,
     pub(crate) tag: Option<UpdateTag>,
-    /// When it was made, for people.
-    pub(crate) time: WallTime,
+    /// Since 1970, for people.
+    pub(crate) seconds: u32,
+}
+
+impl StoredHead {
+    /// The seconds of a time.
+    pub(crate) fn seconds_of(time: WallTime) -> u32 {
+        const NANOS: u64 = 1_000_000_000;
+        u32::try_from(time.0 / NANOS).unwrap_or(u32::MAX)
+    }
+}
+
+impl From<StoredHead> for Head {
+    fn from(stored: StoredHead) -> Self {
+        let tag = stored.tag;
+        let client = tag.map_or(0, |tag| tag.client.0);
+        let half = |shift: u32| {
+            let half = client >> shift & u128::from(u64::MAX);
+            u64::try_from(half).expect("it was masked")
+        };
+        let exists = if stored.exists { EXISTS } else { 0 };
+        Self {
+            client: [half(0), half(64)],
+            seq: tag.map_or(0, |tag| tag.seq.0),
+            version: stored.version,
+            chain_version: stored.chain_version,
+            length: stored.length,
+            checksum: stored.checksum,
+            seconds: stored.seconds,
+            channel: tag.map_or(0, |tag| tag.channel.0),
+            flags: exists | if tag.is_some() { HAS_TAG } else { 0 },
+        }
+    }
+}
+
+impl From<Head> for StoredHead {
+    fn from(head: Head) -> Self {
+        Self {
+            version: head.version,
+            chain_version: head.chain_version,
+            exists: head.exists(),
+            length: head.length,
+            checksum: head.checksum,
+            tag: head.tag(),
+            seconds: head.seconds,
+        }
+    }
+}
+
+/// One version of a chunk.
+#[derive(Debug)]
+pub(crate) struct Version {
+    pub(crate) head: Head,
     /// Where the bytes are; `None` when there are none.
     pub(crate) content: Option<Content>,
 }
 
 /// The bytes of a version, from the start of a slot.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Content {
     pub(crate) slot: Arc<Slot>,
-    /// One for each block of 8 KiB; the last one covers what is left.
-    pub(crate) blocks: Arc<[Checksum]>,
+    /// `None` when the record store has them, and nothing lies in the log.
+    pub(crate) detail: ArcSwapOption<Detail>,
 }
 
-/// A chunk. Two versions may share a slot: the pending one then adds bytes behind the committed ones, or is a
-/// part of them.
+/// The blocks of a version in memory.
+pub(crate) type Detail = Blocks<Logged>;
+
+/// A block in the log.
 #[derive(Clone, Debug)]
+pub(crate) struct Logged {
+    pub(crate) data: Arc<LogData>,
+    /// Which block of the data.
+    pub(crate) at: u32,
+}
+
+impl Logged {
+    fn log_ref(&self) -> Option<LogRef> {
+        Some(self.data.log_ref()?.plus(self.at))
+    }
+}
+
+impl Content {
+    pub(crate) fn new(slot: Arc<Slot>, detail: Option<Arc<Detail>>) -> Self {
+        Self {
+            slot,
+            detail: ArcSwapOption::new(detail),
+        }
+    }
+
+    /// The same bytes once more.
+    pub(crate) fn share(&self) -> Self {
+        Self::new(self.slot.clone(), self.detail.load_full())
+    }
+}
+
+/// A chunk. Two versions may share a slot: the pending one then adds bytes behind the committed ones, has some of
+/// its own in the log, or is a part of them.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
     /// `None` when nothing was ever committed.
     pub(crate) committed: Option<Arc<Version>>,
@@ -65,22 +189,34 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.committed.iter().chain(&self.pending)
+    }
+
     /// The slots in use, each once.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        let slot = |version: &'_ Option<Arc<Version>>| -> Option<*const Slot> {
-            let content = version.as_ref()?.content.as_ref()?;
-            Some(Arc::as_ptr(&content.slot))
+        fn slot(version: &Option<Arc<Version>>) -> Option<&Arc<Slot>> {
+            Some(&version.as_ref()?.content.as_ref()?.slot)
+        }
+        let (committed, pending) = (slot(&self.committed), slot(&self.pending));
+        let shared = match (committed, pending) {
+            (Some(committed), Some(pending)) => Arc::ptr_eq(committed, pending),
+            _ => false,
         };
-        let shared = slot(&self.committed) == slot(&self.pending);
-        let versions = [
-            self.committed.as_ref(),
-            self.pending.as_ref().filter(|_| !shared),
-        ];
-        versions
-            .into_iter()
-            .flatten()
-            .filter_map(|version| version.content.as_ref())
-            .map(|content| &content.slot)
+        committed.into_iter().chain(pending.filter(|_| !shared))
+    }
+
+    /// Whether blocks of it lie in the log.
+    pub(crate) fn is_overlaid(&self) -> bool {
+        let contents = self
+            .versions()
+            .filter_map(|version| version.content.as_ref());
+        let mut details = contents.map(|content| content.detail.load());
+        details.any(|detail| {
+            detail
+                .as_ref()
+                .is_some_and(|detail| !detail.overlay.is_empty())
+        })
     }
 
     /// Bytes of the slots in use.
@@ -89,38 +225,38 @@ impl Record {
     }
 
     pub(crate) fn meta(&self, id: ChunkId) -> ChunkMeta {
-        let committed = self.committed.as_deref();
+        let committed = self.committed.as_deref().map(|version| version.head);
         ChunkMeta {
             id,
-            exists: committed.is_some_and(|version| version.exists),
-            length: committed.map_or(0, |version| version.length),
-            commit_version: committed.map_or_else(ChunkVersion::default, |version| version.version),
-            chain_version: committed
-                .map_or_else(ChainVersion::default, |version| version.chain_version),
-            checksum: committed.map_or_else(Checksum::default, |version| version.checksum),
-            tag: committed.and_then(|version| version.tag),
+            exists: committed.is_some_and(|head| head.exists()),
+            length: committed.map_or(0, |head| head.length),
+            commit_version: committed.map_or_else(ChunkVersion::default, |head| head.version),
+            chain_version: committed.map_or_else(ChainVersion::default, |head| head.chain_version),
+            checksum: committed.map_or_else(Checksum::default, |head| head.checksum),
+            tag: committed.and_then(|head| head.tag()),
             pending: self.pending.as_deref().map(|pending| PendingMeta {
-                update_version: pending.version,
-                exists: pending.exists,
-                length: pending.length,
-                chain_version: pending.chain_version,
-                checksum: pending.checksum,
-                tag: pending.tag,
+                update_version: pending.head.version,
+                exists: pending.head.exists(),
+                length: pending.head.length,
+                chain_version: pending.head.chain_version,
+                checksum: pending.head.checksum,
+                tag: pending.head.tag(),
             }),
         }
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// The record as it stands in the store. All its blocks in the log have been written.
+    pub(crate) fn stored(&self) -> StoredRecord {
         let stored = |version: &Option<Arc<Version>>| version.as_deref().map(StoredVersion::of);
-        codec::encode(&StoredRecord {
+        StoredRecord {
             committed: stored(&self.committed),
             pending: stored(&self.pending),
-        })
+        }
     }
 }
 
 /// A record as it stands on disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredRecord {
     pub(crate) committed: Option<StoredVersion>,
     pub(crate) pending: Option<StoredVersion>,
@@ -129,16 +265,10 @@ pub(crate) struct StoredRecord {
 /// A version as it stands on disk. The order of fields is the format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredVersion {
-    pub(crate) version: ChunkVersion,
-    pub(crate) chain_version: ChainVersion,
-    pub(crate) exists: bool,
-    pub(crate) length: u32,
-    pub(crate) checksum: Checksum,
-    pub(crate) tag: Option<UpdateTag>,
-    pub(crate) time: WallTime,
+    pub(crate) head: StoredHead,
     pub(crate) position: Option<StoredPosition>,
-    /// Four bytes, little-endian, for each block.
-    pub(crate) blocks: Bytes,
+    /// Blocks that lie in the log, in order.
+    pub(crate) overlay: Vec<(u32, LogRef)>,
 }
 
 /// A position as it stands on disk.
@@ -149,13 +279,55 @@ pub(crate) struct StoredPosition {
     slot: u8,
 }
 
+/// The checksums of a record's blocks as they stand on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredSums {
+    pub(crate) versions: Vec<StoredVersionSums>,
+}
+
+/// Those of one version, with what tells it from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredVersionSums {
+    pub(crate) version: ChunkVersion,
+    pub(crate) checksum: Checksum,
+    pub(crate) length: u32,
+    pub(crate) position: StoredPosition,
+    /// Four bytes, little-endian, for each block.
+    pub(crate) sums: Bytes,
+}
+
+impl StoredSums {
+    /// The checksums of this version.
+    pub(crate) fn of(&self, head: &Head, position: Position) -> Option<&StoredVersionSums> {
+        let position = StoredPosition::of(position);
+        self.versions.iter().find(|stored| {
+            stored.version == head.version
+                && stored.checksum == head.checksum
+                && stored.length == head.length
+                && stored.position == position
+        })
+    }
+}
+
 /// A target as it stands on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredTarget {
     pub(crate) chain: ChainId,
 }
 
+/// Where a replay of the log begins, as it stands on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredLogStart {
+    disk: u64,
+    segment: u64,
+    batch: u64,
+}
+
 impl Versioned for StoredRecord {
+    const VERSION: u16 = 2;
+}
+
+impl Versioned for StoredSums {
     const VERSION: u16 = 1;
 }
 
@@ -163,50 +335,40 @@ impl Versioned for StoredTarget {
     const VERSION: u16 = 1;
 }
 
+impl Versioned for StoredLogStart {
+    const VERSION: u16 = 1;
+}
+
+pub(crate) fn checksums_to(sums: &[Checksum]) -> Bytes {
+    sums.iter().flat_map(|sum| sum.0.to_le_bytes()).collect()
+}
+
+pub(crate) fn checksums_from(bytes: &[u8]) -> Vec<Checksum> {
+    let sums = bytes.as_chunks::<4>().0.iter();
+    sums.map(|&bytes| Checksum(u32::from_le_bytes(bytes)))
+        .collect()
+}
+
 impl StoredVersion {
     fn of(version: &Version) -> Self {
         let content = version.content.as_ref();
-        let blocks: Vec<u8> = content
-            .iter()
-            .flat_map(|content| content.blocks.iter())
-            .flat_map(|checksum| checksum.0.to_le_bytes())
-            .collect();
+        let detail = content.and_then(|content| content.detail.load_full());
+        let overlay = detail.iter().flat_map(|detail| &detail.overlay);
         Self {
-            version: version.version,
-            chain_version: version.chain_version,
-            exists: version.exists,
-            length: version.length,
-            checksum: version.checksum,
-            tag: version.tag,
-            time: version.time,
+            head: version.head.into(),
             position: content.map(|content| StoredPosition::of(content.slot.position())),
-            blocks: blocks.into(),
-        }
-    }
-
-    pub(crate) fn block_checksums(&self) -> Arc<[Checksum]> {
-        let blocks = self.blocks.as_chunks::<4>().0.iter();
-        blocks
-            .map(|&bytes| Checksum(u32::from_le_bytes(bytes)))
-            .collect()
-    }
-
-    pub(crate) fn into_version(self, content: Option<Content>) -> Version {
-        Version {
-            version: self.version,
-            chain_version: self.chain_version,
-            exists: self.exists,
-            length: self.length,
-            checksum: self.checksum,
-            tag: self.tag,
-            time: self.time,
-            content,
+            overlay: overlay
+                .map(|(block, logged)| {
+                    let place = logged.log_ref();
+                    (*block, place.expect("what is durable lies in the log"))
+                })
+                .collect(),
         }
     }
 }
 
 impl StoredPosition {
-    fn of(position: Position) -> Self {
+    pub(crate) fn of(position: Position) -> Self {
         Self {
             class: position.group.class.index(),
             group: position.group.number,
@@ -230,39 +392,52 @@ impl StoredPosition {
 pub(crate) enum RecordKey {
     Target(TargetId),
     Chunk(ChunkKey),
+    /// The checksums of a chunk.
+    Sums(ChunkKey),
+    LogStart,
 }
 
-const TARGET_PREFIX: u8 = b'T';
-const CHUNK_PREFIX: u8 = b'C';
+pub(crate) const TARGET_PREFIX: u8 = b'T';
+pub(crate) const CHUNK_PREFIX: u8 = b'C';
+const SUMS_PREFIX: u8 = b'S';
+const LOG_START_PREFIX: u8 = b'L';
 
 impl RecordKey {
     pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let of_chunk = |prefix, key: ChunkKey| {
+            let mut bytes = vec![prefix];
+            bytes.extend(key.target.0.to_be_bytes());
+            bytes.extend(key.chunk.to_bytes());
+            bytes
+        };
         match self {
             Self::Target(target) => {
                 let mut bytes = vec![TARGET_PREFIX];
                 bytes.extend(target.0.to_be_bytes());
                 bytes
             }
-            Self::Chunk(ChunkKey { target, chunk }) => {
-                let mut bytes = vec![CHUNK_PREFIX];
-                bytes.extend(target.0.to_be_bytes());
-                bytes.extend(chunk.to_bytes());
-                bytes
-            }
+            Self::Chunk(key) => of_chunk(CHUNK_PREFIX, key),
+            Self::Sums(key) => of_chunk(SUMS_PREFIX, key),
+            Self::LogStart => vec![LOG_START_PREFIX],
         }
     }
 
     /// `None` for bytes that are no key.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (&prefix, rest) = bytes.split_first()?;
+        if prefix == LOG_START_PREFIX {
+            return rest.is_empty().then_some(Self::LogStart);
+        }
         let (target, rest) = rest.split_first_chunk::<8>()?;
         let target = TargetId(u64::from_be_bytes(*target));
+        let key = || {
+            let chunk = ChunkId::from_bytes(rest)?;
+            Some(ChunkKey { target, chunk })
+        };
         match prefix {
             TARGET_PREFIX if rest.is_empty() => Some(Self::Target(target)),
-            CHUNK_PREFIX => {
-                let chunk = ChunkId::from_bytes(rest)?;
-                Some(Self::Chunk(ChunkKey { target, chunk }))
-            }
+            CHUNK_PREFIX => Some(Self::Chunk(key()?)),
+            SUMS_PREFIX => Some(Self::Sums(key()?)),
             _ => None,
         }
     }
@@ -272,12 +447,33 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<StoredRecord, DecodeError> {
     codec::decode(bytes)
 }
 
+pub(crate) fn decode_sums(bytes: &[u8]) -> Result<StoredSums, DecodeError> {
+    codec::decode(bytes)
+}
+
 pub(crate) fn decode_target(bytes: &[u8]) -> Result<StoredTarget, DecodeError> {
     codec::decode(bytes)
 }
 
 pub(crate) fn encode_target(chain: ChainId) -> Vec<u8> {
     codec::encode(&StoredTarget { chain })
+}
+
+pub(crate) fn decode_log_start(bytes: &[u8]) -> Result<LogStart, DecodeError> {
+    let stored: StoredLogStart = codec::decode(bytes)?;
+    Ok(LogStart {
+        disk: stored.disk,
+        segment: stored.segment,
+        batch: stored.batch,
+    })
+}
+
+pub(crate) fn encode_log_start(start: LogStart) -> Vec<u8> {
+    codec::encode(&StoredLogStart {
+        disk: start.disk,
+        segment: start.segment,
+        batch: start.batch,
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
-//! The one writer of records. Changes queue up in order; a batch of them becomes durable at once (group commit):
-//! first the data of every group they touch, then one batch of records, then everyone who waits is told (E4).
+//! The one writer of the log. Changes queue up in order; a batch of them becomes durable at once (group commit):
+//! first the data of every group they touch, then one batch of the log, then everyone who waits is told (E4).
+//!
+//! Two tasks, so that the data of the next batch become durable while the log is written: `gather` takes the queue and
+//! syncs groups, `write` appends to the log.
 //!
 //! Changes that nobody waits for (commits, W6) go along with the next batch, or alone after a moment. With
 //! `SyncPolicy::OnFsync` nobody waits for anything and the batch is written when someone asks for it: data
@@ -9,26 +12,28 @@
 //! durable (E5). After a failure it is never let go: what the disk refers to is unknown then.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use common::{
+    buf::SharedBuf,
     env::{Env, Instant, Task},
     sync::Mutex,
 };
 use futures::future::join_all;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use types::id::ChainId;
 
 use crate::{
-    chunk_meta::{Record, RecordKey, encode_target},
+    checkpoint::Checkpointer,
+    chunk_meta::{Record, RecordKey},
     config::SyncPolicy,
     error::EngineError,
-    group::GroupId,
+    group::{BLOCK_BYTES, GroupId},
     health::Health,
-    meta_store::MetaStore,
+    log::{Appended, Log, LogData},
     slots::SlotPool,
 };
 
@@ -37,36 +42,41 @@ const LINGER: Duration = Duration::from_millis(100);
 
 /// Changes in one batch at most: bounds the memory and the time of a batch.
 const BATCH_LENGTH_MAX: usize = 4096;
+/// Bytes of one batch, but for one entry, at most; and at most half a segment.
+const BATCH_BYTES_MAX: u64 = 1 << 20;
 
 /// Changes that may queue up without anyone waiting for them. They hold memory, and slots that cannot be reused.
 const QUEUE_LENGTH_MAX: usize = 8192;
+/// So many bytes of them.
+const QUEUE_BYTES_MAX: u64 = 8 << 20;
 
 /// One change of one record.
 pub(crate) struct Entry {
-    pub(crate) key: RecordKey,
-    pub(crate) value: Value,
+    pub(crate) encoded: Vec<u8>,
+    /// Blocks that go into the log with it.
+    pub(crate) payload: Option<(Arc<LogData>, SharedBuf)>,
+    /// What the record is afterwards; nothing for entries that only say where blocks are.
+    pub(crate) after: Option<(RecordKey, Value)>,
     /// The group whose data must be durable before.
     pub(crate) dirty: Option<GroupId>,
     /// What this change replaces: held until the change is durable.
     #[expect(dead_code, reason = "it is only held, for its slots")]
-    pub(crate) replaced: Option<Arc<Record>>,
+    pub(crate) replaced: Option<Record>,
+}
+
+impl Entry {
+    fn bytes(&self) -> u64 {
+        let payload = self.payload.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        (self.encoded.len() + payload) as u64
+    }
 }
 
 /// What a record becomes.
+#[derive(Clone, Debug)]
 pub(crate) enum Value {
-    Chunk(Arc<Record>),
+    Chunk(Record),
     Target(ChainId),
     Gone,
-}
-
-impl Value {
-    fn encode(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Chunk(record) => Some(record.encode()),
-            Self::Target(chain) => Some(encode_target(*chain)),
-            Self::Gone => None,
-        }
-    }
 }
 
 /// Whether someone waits for a change.
@@ -85,16 +95,22 @@ pub(crate) struct Durability(Option<oneshot::Receiver<Result<(), EngineError>>>)
 struct Shared {
     env: Env,
     policy: SyncPolicy,
-    store: Arc<dyn MetaStore>,
+    log: Log,
     slots: SlotPool,
+    checkpointer: Arc<Checkpointer>,
     health: Arc<Health>,
-    wake: Arc<Notify>,
+    wake: Notify,
+    /// Batches never have more bytes than this, but for one entry.
+    batch_bytes_max: u64,
     queue: Mutex<Queue>,
 }
 
 #[derive(Default)]
 struct Queue {
-    items: Vec<Item>,
+    items: VecDeque<Item>,
+    bytes: u64,
+    /// Taken from the queue and not durable yet.
+    under_way: usize,
     /// Someone waits.
     urgent: bool,
     /// When the first of the items came.
@@ -109,35 +125,43 @@ struct Item {
     waiting: Option<oneshot::Sender<Result<(), EngineError>>>,
 }
 
-/// The queue and the task that empties it. Dropping it ends the task without writing anything more.
+/// A batch whose data are durable, or why they are not.
+type Gathered = (Vec<Item>, Result<(), EngineError>);
+
+/// The queue and the tasks that empty it. Dropping it ends the tasks without writing anything more.
 pub(crate) struct Committer {
     shared: Arc<Shared>,
-    task: Mutex<Option<Task<()>>>,
+    tasks: Mutex<Vec<Task<()>>>,
 }
 
 impl Committer {
-    /// Starts the task. `wake` is also told by others when there may be empty groups to give back.
     pub(crate) fn start(
         env: &Env,
         policy: SyncPolicy,
-        store: Arc<dyn MetaStore>,
+        log: Log,
         slots: SlotPool,
+        checkpointer: Arc<Checkpointer>,
         health: Arc<Health>,
-        wake: Arc<Notify>,
     ) -> Self {
         let shared = Arc::new(Shared {
             env: env.clone(),
             policy,
-            store,
+            batch_bytes_max: BATCH_BYTES_MAX.min(log.segment_bytes() / 2),
+            log,
             slots,
+            checkpointer,
             health,
-            wake,
+            wake: Notify::new(),
             queue: Mutex::default(),
         });
-        let task = env.spawn("engine-committer", run(shared.clone()));
+        let (sender, receiver) = mpsc::channel(1);
+        let tasks = vec![
+            env.spawn("engine-gather", gather(shared.clone(), sender)),
+            env.spawn("engine-log", write(shared.clone(), receiver)),
+        ];
         Self {
             shared,
-            task: Mutex::new(Some(task)),
+            tasks: Mutex::new(tasks),
         }
     }
 
@@ -154,24 +178,28 @@ impl Committer {
 
     /// Waits when too much is queued that nobody waits for.
     pub(crate) async fn room(&self) -> Result<(), EngineError> {
-        let crowded = self.shared.queue.lock().items.len() > QUEUE_LENGTH_MAX;
+        let crowded = {
+            let queue = self.shared.queue.lock();
+            queue.items.len() > QUEUE_LENGTH_MAX || queue.bytes > QUEUE_BYTES_MAX
+        };
         if crowded {
             self.flush().wait(&self.shared.health).await?;
         }
         Ok(())
     }
 
-    /// Whether something is queued: then a flush may free slots.
+    /// Whether nothing is queued or under way: then a flush frees no slots.
     pub(crate) fn is_idle(&self) -> bool {
-        self.shared.queue.lock().items.is_empty()
+        let queue = self.shared.queue.lock();
+        queue.items.is_empty() && queue.under_way == 0
     }
 
-    /// Writes what is queued and ends the task.
+    /// Writes what is queued and ends the tasks.
     pub(crate) async fn close(&self) {
         self.shared.queue.lock().closing = true;
         self.shared.wake.notify_one();
-        let task = self.task.lock().take();
-        if let Some(task) = task {
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
             task.join().await;
         }
     }
@@ -179,7 +207,7 @@ impl Committer {
 
 impl Drop for Committer {
     fn drop(&mut self) {
-        if let Some(task) = self.task.lock().take() {
+        for task in self.tasks.lock().drain(..) {
             task.abort();
         }
     }
@@ -198,6 +226,13 @@ impl Durability {
     }
 }
 
+enum Step {
+    Write(Vec<Item>),
+    WaitUntil(Instant),
+    Wait,
+    End,
+}
+
 impl Shared {
     fn push(&self, entry: Option<Entry>, awaited: bool) -> Durability {
         let (waiting, receiver) = if awaited {
@@ -212,8 +247,11 @@ impl Shared {
             if first {
                 queue.since = Some(self.env.now());
             }
-            queue.items.push(Item { entry, waiting });
-            queue.urgent |= awaited || queue.items.len() > QUEUE_LENGTH_MAX / 2;
+            queue.bytes += entry.as_ref().map_or(0, Entry::bytes);
+            queue.items.push_back(Item { entry, waiting });
+            queue.urgent |= awaited
+                || queue.items.len() > QUEUE_LENGTH_MAX / 2
+                || queue.bytes > QUEUE_BYTES_MAX / 2;
             first || queue.urgent
         };
         if wake {
@@ -237,66 +275,102 @@ impl Shared {
                 return Step::WaitUntil(due);
             }
         }
-        let length = queue.items.len().min(BATCH_LENGTH_MAX);
-        Step::Write(queue.items.drain(..length).collect())
+        let mut bytes = 0;
+        let mut batch = Vec::new();
+        while batch.len() < BATCH_LENGTH_MAX
+            && let Some(item) = queue.items.front()
+        {
+            let more = item.entry.as_ref().map_or(0, Entry::bytes);
+            if !batch.is_empty() && bytes + more > self.batch_bytes_max {
+                break;
+            }
+            bytes += more;
+            batch.extend(queue.items.pop_front());
+        }
+        queue.bytes -= bytes;
+        queue.under_way += batch.len();
+        Step::Write(batch)
     }
 
-    async fn write(&self, items: Vec<Item>) {
-        let mut entries = Vec::with_capacity(items.len());
+    async fn sync_groups(&self, items: &[Item]) -> Result<(), EngineError> {
+        self.health.check()?;
+        let entries = items.iter().filter_map(|item| item.entry.as_ref());
+        let groups: BTreeSet<GroupId> = entries.filter_map(|entry| entry.dirty).collect();
+        let device = self.slots.device();
+        let synced = join_all(groups.iter().map(|&group| device.sync(group.into()))).await;
+        for result in synced {
+            result.map_err(|error| self.health.fail(format!("cannot sync a group: {error}")))?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, (items, gathered): Gathered) {
+        let count = items.len();
+        let mut entries = Vec::with_capacity(count);
         let mut waiting = Vec::new();
         for item in items {
             entries.extend(item.entry);
             waiting.extend(item.waiting);
         }
-        let result = self.make_durable(&entries).await;
+        let result = match gathered {
+            Ok(()) if entries.is_empty() => self.health.check(),
+            Ok(()) => self.append(&mut entries).await,
+            Err(error) => Err(error),
+        };
         if result.is_err() {
             self.slots.freeze();
             self.queue.lock().never_released.append(&mut entries);
         }
         // Before anyone is told: who waited for a flush counts on free slots.
         drop(entries);
+        self.queue.lock().under_way -= count;
         for sender in waiting {
             // Who went away wants no answer.
             drop(sender.send(result.clone()));
         }
     }
 
-    async fn make_durable(&self, entries: &[Entry]) -> Result<(), EngineError> {
+    async fn append(&self, entries: &mut [Entry]) -> Result<(), EngineError> {
         self.health.check()?;
-        let groups: BTreeSet<GroupId> = entries.iter().filter_map(|entry| entry.dirty).collect();
-        let device = self.slots.device();
-        let synced = join_all(groups.iter().map(|&group| device.sync(group.into()))).await;
-        for result in synced {
-            result.map_err(|error| self.health.fail(format!("cannot sync a group: {error}")))?;
-        }
-        // Only the last change of a record matters.
-        let last: BTreeMap<RecordKey, &Value> = entries
-            .iter()
-            .map(|entry| (entry.key, &entry.value))
+        let encoded: Vec<Vec<u8>> = entries
+            .iter_mut()
+            .map(|entry| std::mem::take(&mut entry.encoded))
             .collect();
-        if last.is_empty() {
-            return Ok(());
+        let payload = entries.iter().filter_map(|entry| entry.payload.as_ref());
+        let payload: Vec<SharedBuf> = payload.map(|(_, bytes)| bytes.clone()).collect();
+        let appended = self.log.append(&encoded, &payload).await;
+        let appended =
+            appended.map_err(|error| self.health.fail(format!("cannot write the log: {error}")))?;
+        self.settle(entries, &appended);
+        Ok(())
+    }
+
+    /// The batch is durable: its blocks lie in the log, and its records go with the next checkpoint.
+    fn settle(&self, entries: &mut [Entry], appended: &Appended) {
+        let mut at = appended.payload_at;
+        let mut changes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if let Some((data, bytes)) = entry.payload.take() {
+                data.put(&appended.segment, at);
+                at += u32::try_from(bytes.len() / BLOCK_BYTES as usize).unwrap_or(0);
+            }
+            changes.extend(entry.after.take());
         }
-        let changes = last
-            .into_iter()
-            .map(|(key, value)| (key.to_bytes(), value.encode()))
-            .collect();
-        let written = self.store.write(changes).await;
-        written.map_err(|error| self.health.fail(error.to_string()))
+        // Before what was replaced is let go: the checkpointer looks at what is still needed.
+        self.checkpointer.add(changes, appended);
     }
 }
 
-enum Step {
-    Write(Vec<Item>),
-    WaitUntil(Instant),
-    Wait,
-    End,
-}
-
-async fn run(shared: Arc<Shared>) {
+/// Takes batches from the queue and makes their data durable.
+async fn gather(shared: Arc<Shared>, sender: mpsc::Sender<Gathered>) {
     loop {
         match shared.next() {
-            Step::Write(items) => shared.write(items).await,
+            Step::Write(items) => {
+                let synced = shared.sync_groups(&items).await;
+                if sender.send((items, synced)).await.is_err() {
+                    return;
+                }
+            }
             Step::WaitUntil(due) => {
                 // Woken or due: `next` finds out.
                 let _woken = shared.env.timeout_at(due, shared.wake.notified()).await;
@@ -304,6 +378,12 @@ async fn run(shared: Arc<Shared>) {
             Step::Wait => shared.wake.notified().await,
             Step::End => return,
         }
-        shared.slots.give_back_empty().await;
+    }
+}
+
+/// Writes batches into the log.
+async fn write(shared: Arc<Shared>, mut receiver: mpsc::Receiver<Gathered>) {
+    while let Some(gathered) = receiver.recv().await {
+        shared.write(gathered).await;
     }
 }

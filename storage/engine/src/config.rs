@@ -1,5 +1,7 @@
 //! Settings of one disk.
 
+use std::time::Duration;
+
 use common::config::Config;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,12 @@ pub struct EngineConfig {
     pub queue_depth: u32,
     /// Memory for blocks of the record store.
     pub cache_bytes: u64,
+    /// Memory for checksums of blocks that can be loaded again.
+    pub sums_cache_bytes: u64,
+    /// Size of the log, from which small updates are folded into their slots.
+    pub log_bytes: u64,
+    /// Updates that change at most so many bytes go into the log with them; 0: none do.
+    pub small_update_bytes: u32,
     /// Group files grow by this much, or by one slot when that is more.
     pub preallocate_bytes: u64,
     /// Bytes of the file system that chunks never take, so that records can always be written.
@@ -54,10 +62,20 @@ impl Default for EngineConfig {
             device: DeviceKind::Uring,
             queue_depth: 128,
             cache_bytes: 4 << 20,
+            sums_cache_bytes: 64 << 20,
+            log_bytes: 128 << 20,
+            small_update_bytes: 64 << 10,
             preallocate_bytes: 16 << 20,
             reserve_bytes: 256 << 20,
             hang_seconds: 60,
         }
+    }
+}
+
+impl EngineConfig {
+    /// How long device or store may take to answer.
+    pub(crate) fn hang_limit(&self) -> Duration {
+        Duration::from_secs(self.hang_seconds.max(1))
     }
 }
 
@@ -78,6 +96,18 @@ impl Config for EngineConfig {
             ),
             ("queue_depth", "reads and writes in flight at most"),
             ("cache_bytes", "memory for blocks of the record store"),
+            (
+                "sums_cache_bytes",
+                "memory for checksums of blocks, 1 KiB for each MiB of chunks in use",
+            ),
+            (
+                "log_bytes",
+                "size of the log; when half of it is in use, small updates are folded into their slots",
+            ),
+            (
+                "small_update_bytes",
+                "updates that change at most so many bytes are written into the log first; 0: none are",
+            ),
             (
                 "preallocate_bytes",
                 "group files grow by this much, or by one slot when that is more",

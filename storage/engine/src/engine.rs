@@ -2,17 +2,23 @@
 //!
 //! Memory decides: every record is in `State`, under one lock that is never held across I/O. The order in which
 //! records change there is the order in which the committer writes them. An update shows as pending as soon as
-//! its data are written, and is acknowledged when its record is durable.
+//! its data are written, and is acknowledged when the log has it.
 //!
 //! Updates of one chunk are serialized by the replica above. Should two meet here all the same, the later one is the
 //! pending version, and both are whole.
 
-mod read;
+mod maintain;
+pub(crate) mod read;
 pub(crate) mod state;
 mod target;
 mod update;
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use common::{
     buf::{BufPool, SharedBuf},
@@ -30,28 +36,27 @@ use types::{
 };
 
 pub use self::state::CheckReport;
-use self::state::State;
+use self::{maintain::Maintenance, state::State};
 pub use crate::chunk_meta::ChunkKey;
 use crate::{
+    checkpoint::Checkpointer,
     chunk_meta::{Record, RecordKey},
     committer::{Committer, Durability, Entry, Urgency, Value},
     config::EngineConfig,
-    device::{self, Device, FileId, watched::WatchedDevice},
+    device::{self, Device},
     error::{EngineError, OpenError},
     group::GroupId,
     health::Health,
+    log::{Log, LogData, entry::LogEntry},
     meta_store::{MetaStore, fjall::FjallStore},
-    recovery,
-    slots::{Limits, SlotPool},
+    open,
+    slots::SlotPool,
 };
 
 /// What `VERSION` says besides the version.
 const ROLE: &str = "disk";
 /// Rises when a release can no longer read what an earlier one wrote.
-const FORMAT_VERSION: u32 = 1;
-
-/// The reserve for records is at most this part of what the file system has: one in ten.
-const RESERVE_PARTS: u64 = 10;
+const FORMAT_VERSION: u32 = 2;
 
 /// A change of a chunk as the engine knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,14 +147,27 @@ pub struct Engine {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    env: Env,
-    buffers: BufPool,
-    health: Arc<Health>,
-    committer: Committer,
-    state: Mutex<State>,
-    slots: SlotPool,
-    store: Arc<dyn MetaStore>,
+pub(crate) struct Inner {
+    pub(crate) env: Env,
+    pub(crate) buffers: BufPool,
+    pub(crate) health: Arc<Health>,
+    pub(crate) committer: Committer,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) log: Log,
+    pub(crate) state: Mutex<State>,
+    /// Chunks that may have blocks in the log. Locked after `state`.
+    pub(crate) overlaid: Mutex<BTreeSet<ChunkKey>>,
+    pub(crate) slots: SlotPool,
+    pub(crate) store: Arc<dyn MetaStore>,
+    /// How long the store may take to answer.
+    pub(crate) store_limit: Duration,
+    /// Updates of at most so many bytes go into the log with their bytes.
+    pub(crate) small_update_bytes: u32,
+    /// Told when there is something to do in the background.
+    pub(crate) wake: Arc<Notify>,
+    /// Of the file system, for records.
+    reserve_bytes: u64,
+    maintenance: OnceLock<Maintenance>,
     /// Last: the directory stays locked until everything above is gone.
     dir: Option<DataDir>,
 }
@@ -224,58 +242,37 @@ impl Engine {
         buffers: BufPool,
         dir: Option<DataDir>,
     ) -> Result<Engine, OpenError> {
-        let hang = Duration::from_secs(config.hang_seconds.max(1));
-        let device: Arc<dyn Device> = Arc::new(WatchedDevice::new(env, device, hang));
-        let failed = |action| move |source| OpenError::Device { action, source };
-        let files = device.list().await.map_err(failed("list the files"))?;
-        let groups: Vec<(GroupId, u64)> = files
-            .iter()
-            .filter_map(|&(id, bytes)| match id {
-                FileId::Group(group) => Some((group, bytes)),
-                FileId::Log(_) => None,
-            })
-            .collect();
-        let available = device
-            .available_bytes()
-            .await
-            .map_err(failed("ask for space"))?;
-        let limits = limits(config, &groups, available);
-        let health = Arc::new(Health::default());
         let wake = Arc::new(Notify::new());
-        let slots = SlotPool::new(
-            device.clone(),
-            health.clone(),
-            limits,
-            &groups,
-            wake.clone(),
-        );
-        let state = {
-            let (store, slots) = (store.clone(), slots.clone());
-            env.blocking(move || recovery::rebuild(&*store, &slots))
-                .await?
-        };
-        slots.give_back_empty().await;
+        let opened = open::open(env, (device, store.clone()), config, &buffers, &wake).await?;
         let committer = Committer::start(
             env,
             config.sync,
-            store.clone(),
-            slots.clone(),
-            health.clone(),
-            wake,
+            opened.log.clone(),
+            opened.slots.clone(),
+            opened.checkpointer.clone(),
+            opened.health.clone(),
         );
-        let inner = Inner {
+        let inner = Arc::new(Inner {
             env: env.clone(),
             buffers,
-            health,
+            health: opened.health,
             committer,
-            state: Mutex::new(state),
-            slots,
+            checkpointer: opened.checkpointer,
+            log: opened.log,
+            overlaid: Mutex::new(opened.state.overlaid().collect()),
+            state: Mutex::new(opened.state),
+            slots: opened.slots,
             store,
+            store_limit: config.hang_limit(),
+            small_update_bytes: config.small_update_bytes,
+            wake,
+            reserve_bytes: opened.reserve_bytes,
+            maintenance: OnceLock::new(),
             dir,
-        };
-        Ok(Engine {
-            inner: Arc::new(inner),
-        })
+        });
+        let maintenance = Maintenance::start(&inner);
+        inner.maintenance.get_or_init(|| maintenance);
+        Ok(Engine { inner })
     }
 
     /// What is known of a chunk; `None` when it was never heard of.
@@ -285,8 +282,8 @@ impl Engine {
     pub fn get(&self, key: ChunkKey) -> Result<Option<ChunkMeta>, EngineError> {
         self.inner.health.check()?;
         let state = self.inner.state.lock();
-        state.target(key.target)?;
-        Ok(state.chunks.get(&key).map(|record| record.meta(key.chunk)))
+        let record = state.target(key.target)?.chunks.get(&key.chunk);
+        Ok(record.map(|record| record.meta(key.chunk)))
     }
 
     /// What is known of the chunks of a target, in order, `from` included: version floors and chunks that are
@@ -302,8 +299,7 @@ impl Engine {
     ) -> Result<Vec<ChunkMeta>, EngineError> {
         self.inner.health.check()?;
         let state = self.inner.state.lock();
-        state.target(target)?;
-        let chunks = state.from(target, from).take(limit);
+        let chunks = state.target(target)?.from(from).take(limit);
         Ok(chunks.map(|(id, record)| record.meta(id)).collect())
     }
 
@@ -318,10 +314,10 @@ impl Engine {
     ) -> Result<Option<(u32, u32)>, EngineError> {
         self.inner.health.check()?;
         let state = self.inner.state.lock();
-        state.target(target)?;
-        let existing = state.of_inode(target, inode).find_map(|(id, record)| {
-            let committed = record.committed.as_ref()?;
-            committed.exists.then_some((id.index, committed.length))
+        let mut chunks = state.target(target)?.of_inode(inode);
+        let existing = chunks.find_map(|(id, record)| {
+            let head = record.committed.as_ref()?.head;
+            head.exists().then_some((id.index, head.length))
         });
         Ok(existing)
     }
@@ -338,7 +334,7 @@ impl Engine {
     /// The space of the disk.
     pub fn space(&self) -> Space {
         Space {
-            capacity_bytes: self.inner.slots.limits().capacity_bytes,
+            capacity_bytes: self.inner.slots.capacity_bytes(),
             used_bytes: self.inner.slots.used_bytes(),
         }
     }
@@ -377,7 +373,14 @@ impl Engine {
 
     /// Makes everything durable and ends. Later calls fail.
     pub async fn close(&self) {
+        if let Some(maintenance) = self.inner.maintenance.get() {
+            maintenance.stop().await;
+        }
         self.inner.committer.close().await;
+        // So that the next opening has nothing to replay. Should it fail, the log has everything.
+        if let Err(error) = self.inner.checkpointer.run(&self.inner.log).await {
+            tracing::warn!(%error, "a disk is closed without a last checkpoint");
+        }
         self.inner.health.close();
         self.inner.slots.freeze();
         self.inner.slots.device().close().await;
@@ -387,46 +390,79 @@ impl Engine {
     /// The groups that hold the committed and the pending version of a chunk, and where; for tests and tools.
     pub fn positions(&self, key: ChunkKey) -> BTreeSet<crate::Position> {
         let state = self.inner.state.lock();
-        let record = state.chunks.get(&key);
+        let record = state.record(key);
         record
             .into_iter()
-            .flat_map(|record| record.slots())
+            .flat_map(Record::slots)
             .map(|slot| slot.position())
             .collect()
+    }
+}
+
+/// A change of a record, and what the log says of it.
+pub(crate) struct NewRecord {
+    pub(crate) record: Option<Record>,
+    pub(crate) encoded: Vec<u8>,
+    pub(crate) payload: Option<(Arc<LogData>, SharedBuf)>,
+    /// The group whose data must be durable before.
+    pub(crate) dirty: Option<GroupId>,
+}
+
+impl NewRecord {
+    /// A change that writes nothing but its entry.
+    pub(crate) fn plain(record: Option<Record>, entry: &LogEntry) -> Self {
+        Self {
+            record,
+            encoded: entry.encode(),
+            payload: None,
+            dirty: None,
+        }
+    }
+
+    /// The chunk is forgotten.
+    pub(crate) fn dropped(key: ChunkKey) -> Self {
+        Self::plain(None, &LogEntry::Drop { key: key.into() })
     }
 }
 
 impl Inner {
     /// Puts a record in place and hands it to the committer. The caller holds the lock of `state`: that makes
     /// both orders the same.
-    fn install(
+    pub(crate) fn install(
         &self,
         state: &mut State,
         key: ChunkKey,
-        record: Option<Arc<Record>>,
-        dirty: Option<GroupId>,
+        change: NewRecord,
         urgency: Urgency,
     ) -> Durability {
+        let record = change.record;
+        if record.as_ref().is_some_and(Record::is_overlaid) {
+            self.overlaid.lock().insert(key);
+        }
         let replaced = state.replace(key, record.clone());
         let entry = Entry {
-            key: RecordKey::Chunk(key),
-            value: record.map_or(Value::Gone, Value::Chunk),
-            dirty,
+            encoded: change.encoded,
+            payload: change.payload,
+            after: Some((
+                RecordKey::Chunk(key),
+                record.map_or(Value::Gone, Value::Chunk),
+            )),
+            dirty: change.dirty,
             replaced,
         };
         self.committer.enqueue(entry, urgency)
     }
-}
 
-fn limits(config: &EngineConfig, groups: &[(GroupId, u64)], available: u64) -> Limits {
-    let group_bytes: u64 = groups.iter().map(|(_, bytes)| bytes).sum();
-    let file_system_bytes = group_bytes.saturating_add(available);
-    Limits {
-        capacity_bytes: match config.capacity_bytes {
-            0 => file_system_bytes,
-            bytes => bytes,
-        },
-        reserve_bytes: config.reserve_bytes.min(file_system_bytes / RESERVE_PARTS),
-        preallocate_bytes: config.preallocate_bytes,
+    /// Waits until the log has room for more.
+    async fn log_room(&self) -> Result<(), EngineError> {
+        /// Whoever waits looks again after this time at the latest.
+        const PATIENCE: Duration = Duration::from_millis(50);
+        while self.log.fill().is_full() {
+            self.health.check()?;
+            self.wake.notify_one();
+            // Freed or not: the loop finds out.
+            let _freed = self.env.timeout(PATIENCE, self.log.freed()).await;
+        }
+        Ok(())
     }
 }

@@ -32,7 +32,7 @@ pub enum EngineError {
     ChunkCorrupt {
         /// The chunk.
         chunk: ChunkId,
-        /// The block of 8 KiB.
+        /// The block of 4 KiB.
         block: u32,
     },
     /// The device could not read. Another replica can.
@@ -156,6 +156,12 @@ pub enum OpenError {
     /// The record store does not open.
     #[error(transparent)]
     Records(#[from] MetaStoreError),
+    /// What was found in the log could not be brought into the record store.
+    #[error("cannot bring what the log holds into the records: {reason}")]
+    Checkpoint {
+        /// Why.
+        reason: String,
+    },
     /// Records and group files contradict each other; the disk is not used before someone has looked (E6).
     #[error("the disk contradicts itself in {count} places, first: {}", problems.join("; "))]
     Inconsistent {

@@ -10,7 +10,7 @@ pub(crate) const SLOTS_PER_GROUP: u16 = 256;
 
 /// The unit of checksums, and of writing: every write starts at a block and is filled up with zeros to the
 /// end of one. A power of two, and a multiple of the device's logical block.
-pub const BLOCK_BYTES: u32 = 8192;
+pub const BLOCK_BYTES: u32 = 4096;
 
 /// What reads, writes and their memory are aligned to.
 pub(crate) const DEVICE_BLOCK_BYTES: u32 = 4096;

@@ -15,6 +15,8 @@
 )]
 
 mod allocator;
+mod blocks;
+mod checkpoint;
 mod checksums;
 mod chunk_meta;
 mod committer;
@@ -22,11 +24,15 @@ mod config;
 pub mod device;
 mod engine;
 mod error;
+mod fold;
 mod group;
 mod health;
+mod log;
 pub mod meta_store;
+mod open;
 mod recovery;
 mod slots;
+mod sums_cache;
 
 pub use common::buf::{BufPool, RegisteredBuf, SharedBuf};
 pub use config::{DeviceKind, EngineConfig, SyncPolicy};

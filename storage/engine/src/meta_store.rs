@@ -28,11 +28,17 @@ pub struct MetaStoreError {
 /// The records of one disk.
 #[async_trait]
 pub trait MetaStore: Debug + Send + Sync + 'static {
-    /// Shows every record in the order of keys. Blocks: not for async threads. Only before the first write.
+    /// Shows every record whose key starts with `prefix`, in the order of keys. Blocks: not for async threads.
     ///
     /// # Errors
     /// When records cannot be read.
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError>;
+    fn scan(&self, prefix: u8, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError>;
+
+    /// One record. Blocks: not for async threads.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetaStoreError>;
 
     /// Applies the changes, whose keys differ, all or none; they are durable on return. One call at a time. After
     /// an error the store takes no more writes and must be opened anew.

@@ -1,22 +1,30 @@
-//! Opening a disk: reads every record, takes the slots they refer to, and lets everything else go (E6).
+//! Opening a disk: the records of the last checkpoint, changed by what the log holds since, taken into memory; slots
+//! they refer to are taken, everything else is let go (E6).
 //!
 //! Data that was written for a record that never became durable lies in slots nobody refers to, so it is gone;
 //! pending versions are kept. Records that contradict each other or the files stop the disk: someone
 //! must look before more is lost.
+
+mod replayed;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use self::replayed::{PlainRecord, PlainVersion};
+pub(crate) use self::replayed::{Replayed, apply};
 use crate::{
+    blocks::Blocks,
     chunk_meta::{
-        ChunkKey, Content, Record, RecordKey, StoredRecord, StoredVersion, Version, decode_record,
+        CHUNK_PREFIX, ChunkKey, Content, Detail, Logged, Record, RecordKey, StoredHead,
+        StoredPosition, StoredRecord, StoredVersion, TARGET_PREFIX, Version, decode_record,
         decode_target,
     },
     engine::state::{State, TargetState},
     error::OpenError,
     group::{Position, SizeClass, block_count, round_up},
+    log::{LogData, Segment, entry::LogRef},
     meta_store::MetaStore,
     slots::{Slot, SlotPool},
 };
@@ -24,148 +32,317 @@ use crate::{
 /// Contradictions that are listed; the rest is counted.
 const PROBLEMS_SHOWN: usize = 16;
 
-/// Rebuilds the state from the records. Blocks: not for async threads.
-pub(crate) fn rebuild(store: &dyn MetaStore, slots: &SlotPool) -> Result<State, OpenError> {
+/// Contradictions that were found.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    shown: Vec<String>,
+    count: usize,
+}
+
+impl Problems {
+    pub(crate) fn add(&mut self, text: String) {
+        self.count += 1;
+        if self.shown.len() < PROBLEMS_SHOWN {
+            self.shown.push(text);
+        }
+    }
+
+    pub(crate) fn into_result(self) -> Result<(), OpenError> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        Err(OpenError::Inconsistent {
+            count: self.count,
+            problems: self.shown,
+        })
+    }
+}
+
+/// A disk taken into memory.
+pub(crate) struct Rebuilt {
+    pub(crate) state: State,
+    /// What the store does not hold yet, in the form of the next checkpoint.
+    pub(crate) changed: Vec<RecordKey>,
+}
+
+/// Rebuilds the state from store and log. Blocks: not for async threads.
+///
+/// # Errors
+/// See `OpenError`.
+pub(crate) fn rebuild(
+    store: &dyn MetaStore,
+    slots: &SlotPool,
+    replayed: Replayed,
+    segments: BTreeMap<u64, Arc<Segment>>,
+) -> Result<Rebuilt, OpenError> {
     let mut rebuild = Rebuild {
         slots,
-        targets: BTreeMap::new(),
-        chunks: BTreeMap::new(),
-        problems: Vec::new(),
-        count: 0,
+        moved: replayed.moved,
+        moves_met: 0,
+        data: BTreeMap::new(),
+        segments,
+        state: State::default(),
+        problems: Problems::default(),
     };
-    store.scan(&mut |key, value| rebuild.visit(key, value))?;
-    rebuild.finish()
+    store.scan(TARGET_PREFIX, &mut |key, value| {
+        rebuild.target(key, value);
+    })?;
+    let mut changed = Vec::new();
+    for (target, chain) in replayed.targets {
+        changed.push(RecordKey::Target(target));
+        let targets = &mut rebuild.state.targets;
+        match chain {
+            Some(chain) => drop(targets.insert(target, TargetState::new(chain))),
+            None => drop(targets.remove(&target)),
+        }
+    }
+    let touched = replayed.chunks;
+    let mut overlaid = Vec::new();
+    store.scan(CHUNK_PREFIX, &mut |key, value| {
+        let is_touched = |key| touched.contains_key(&key);
+        if let Some(key) = rebuild.chunk(key, value, is_touched) {
+            overlaid.push((key, value.to_vec()));
+        }
+    })?;
+    for (key, value) in overlaid {
+        let sums = store.get(&RecordKey::Sums(key).to_bytes())?;
+        match PlainRecord::decode(Some(&value), sums.as_deref()) {
+            Ok(record) => {
+                // What was moved in the log must stand in the store before the log may forget it.
+                if rebuild.plain(key, &record) {
+                    changed.push(RecordKey::Chunk(key));
+                }
+            }
+            Err(reason) => rebuild.insert(key, Err(reason)),
+        }
+    }
+    for (key, record) in touched {
+        changed.push(RecordKey::Chunk(key));
+        if !record.is_empty() {
+            // It is in the list already.
+            let _moved = rebuild.plain(key, &record);
+        }
+    }
+    let mut problems = Vec::new();
+    rebuild.state.check(slots, &mut problems);
+    for problem in problems {
+        rebuild.problems.add(problem);
+    }
+    rebuild.problems.into_result()?;
+    Ok(Rebuilt {
+        state: rebuild.state,
+        changed,
+    })
 }
 
 struct Rebuild<'a> {
     slots: &'a SlotPool,
-    targets: BTreeMap<types::id::TargetId, TargetState>,
-    chunks: BTreeMap<ChunkKey, Arc<Record>>,
-    problems: Vec<String>,
-    count: usize,
+    moved: BTreeMap<LogRef, LogRef>,
+    /// How often a block was met that was moved.
+    moves_met: u64,
+    /// The blocks in the log that were met.
+    data: BTreeMap<LogRef, Arc<LogData>>,
+    segments: BTreeMap<u64, Arc<Segment>>,
+    state: State,
+    problems: Problems,
 }
 
 impl Rebuild<'_> {
-    fn problem(&mut self, text: String) {
-        self.count += 1;
-        if self.problems.len() < PROBLEMS_SHOWN {
-            self.problems.push(text);
+    fn target(&mut self, key: &[u8], value: &[u8]) {
+        match (RecordKey::from_bytes(key), decode_target(value)) {
+            (Some(RecordKey::Target(target)), Ok(stored)) => {
+                self.state
+                    .targets
+                    .insert(target, TargetState::new(stored.chain));
+            }
+            (_, Err(error)) => self.problems.add(format!("target {key:02x?}: {error}")),
+            (_, Ok(_)) => self.problems.add(format!("key {key:02x?} is no key")),
         }
     }
 
-    fn visit(&mut self, key: &[u8], value: &[u8]) {
-        match RecordKey::from_bytes(key) {
-            None => self.problem(format!("key {key:02x?} is no key")),
-            Some(RecordKey::Target(target)) => match decode_target(value) {
-                Ok(stored) => {
-                    self.targets.insert(target, TargetState::new(stored.chain));
+    /// Takes a record of the store. Returns its key when blocks of it lie in the log: then its checksums are wanted too.
+    fn chunk(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        is_touched: impl Fn(ChunkKey) -> bool,
+    ) -> Option<ChunkKey> {
+        let Some(RecordKey::Chunk(key)) = RecordKey::from_bytes(key) else {
+            self.problems.add(format!("key {key:02x?} is no key"));
+            return None;
+        };
+        if is_touched(key) {
+            return None;
+        }
+        let record = match decode_record(value) {
+            Ok(stored) => {
+                let versions = [&stored.committed, &stored.pending];
+                let mut versions = versions.into_iter().flatten();
+                if versions.any(|version| !version.overlay.is_empty()) {
+                    return Some(key);
                 }
-                Err(error) => self.problem(format!("target {target}: {error}")),
-            },
-            Some(RecordKey::Chunk(key)) => {
-                let record = decode_record(value).map_err(|error| error.to_string());
-                match record.and_then(|stored| self.adopt(stored)) {
-                    Ok(record) => {
-                        self.chunks.insert(key, Arc::new(record));
-                    }
-                    Err(reason) => self.problem(format!(
-                        "chunk {} of target {}: {reason}",
-                        key.chunk, key.target
-                    )),
-                }
+                self.adopt(key, &stored, |_| None)
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        self.insert(key, record);
+        None
+    }
+
+    /// Takes a record with the blocks of its versions. True when some of them were moved.
+    fn plain(&mut self, key: ChunkKey, record: &PlainRecord) -> bool {
+        let version = |version: &Option<PlainVersion>| version.as_ref().map(PlainVersion::stored);
+        let stored = StoredRecord {
+            committed: version(&record.committed),
+            pending: version(&record.pending),
+        };
+        let versions = [record.committed.as_ref(), record.pending.as_ref()];
+        let blocks = |head: &StoredHead| {
+            let mut versions = versions.into_iter().flatten();
+            let version = versions.find(|version| version.head == *head)?;
+            Some(&version.content.as_ref()?.1)
+        };
+        let moves_met = self.moves_met;
+        let record = self.adopt(key, &stored, blocks);
+        self.insert(key, record);
+        self.moves_met > moves_met
+    }
+
+    fn insert(&mut self, key: ChunkKey, record: Result<Record, String>) {
+        let (chunk, target) = (key.chunk, key.target);
+        match record {
+            Ok(record) if self.state.targets.contains_key(&target) => {
+                drop(self.state.replace(key, Some(record)));
+            }
+            Ok(_) => self.problems.add(format!(
+                "chunk {chunk} belongs to target {target}, which is not here"
+            )),
+            Err(reason) => {
+                self.problems
+                    .add(format!("chunk {chunk} of target {target}: {reason}"));
             }
         }
     }
 
-    /// Takes the slots of a record.
-    fn adopt(&self, stored: StoredRecord) -> Result<Record, String> {
-        let StoredRecord { committed, pending } = stored;
-        let mut slots: BTreeMap<Position, Arc<Slot>> = BTreeMap::new();
-        let mut high_water: BTreeMap<Position, u32> = BTreeMap::new();
-        for version in committed.iter().chain(&pending) {
+    /// Takes the slots of a record. `blocks` are those of a version that the store does not have.
+    fn adopt<'b>(
+        &mut self,
+        key: ChunkKey,
+        stored: &StoredRecord,
+        blocks: impl Fn(&StoredHead) -> Option<&'b Blocks<LogRef>>,
+    ) -> Result<Record, String> {
+        let mut slots: BTreeMap<Position, (Option<Arc<Slot>>, u32)> = BTreeMap::new();
+        let versions = || stored.committed.iter().chain(&stored.pending);
+        for version in versions() {
             if let Some(position) = check_version(version)? {
-                let end = high_water.entry(position).or_default();
-                *end = round_up(version.length).max(*end);
+                let (_, end) = slots.entry(position).or_default();
+                *end = round_up(version.head.length).max(*end);
             }
         }
-        for (position, end) in high_water {
-            slots.insert(position, self.slots.adopt(position, end)?);
+        for (position, (slot, end)) in &mut slots {
+            *slot = Some(self.slots.adopt(*position, *end)?);
         }
-        let version = |stored: StoredVersion| -> Arc<Version> {
-            let position = stored.position.and_then(|position| position.position());
-            let slot = position.and_then(|position| slots.get(&position));
-            let content = slot.map(|slot| Content {
-                slot: slot.clone(),
-                blocks: stored.block_checksums(),
-            });
-            Arc::new(stored.into_version(content))
+        let mut version = |stored: &Option<StoredVersion>| -> Result<Option<Arc<Version>>, String> {
+            let Some(stored) = stored else {
+                return Ok(None);
+            };
+            let position = stored.position.and_then(StoredPosition::position);
+            let slot = position.and_then(|position| slots.get(&position)?.0.clone());
+            let content = match slot {
+                None => None,
+                Some(slot) => {
+                    let detail = self.detail(key, stored, blocks(&stored.head))?;
+                    Some(Content::new(slot, detail))
+                }
+            };
+            Ok(Some(Arc::new(Version {
+                head: stored.head.into(),
+                content,
+            })))
         };
         Ok(Record {
-            committed: committed.map(version),
-            pending: pending.map(version),
+            committed: version(&stored.committed)?,
+            pending: version(&stored.pending)?,
         })
     }
 
-    fn finish(mut self) -> Result<State, OpenError> {
-        let mut state = State::default();
-        for (target, target_state) in std::mem::take(&mut self.targets) {
-            state.targets.insert(target, target_state);
+    /// The blocks of a version in memory; nothing when they can be loaded from the store.
+    fn detail(
+        &mut self,
+        key: ChunkKey,
+        stored: &StoredVersion,
+        blocks: Option<&Blocks<LogRef>>,
+    ) -> Result<Option<Arc<Detail>>, String> {
+        let Some(blocks) = blocks else {
+            return Ok(None);
+        };
+        let detail = blocks.map(|&place| self.logged(key, place))?;
+        if detail.sums.len() != block_count(stored.head.length) as usize {
+            return Err(format!(
+                "{} checksums for {} bytes",
+                detail.sums.len(),
+                stored.head.length
+            ));
         }
-        for (key, record) in std::mem::take(&mut self.chunks) {
-            if state.targets.contains_key(&key.target) {
-                state.replace(key, Some(record));
-            } else {
-                self.problem(format!(
-                    "chunk {} belongs to target {}, which is not here",
-                    key.chunk, key.target
-                ));
-            }
+        Ok(Some(Arc::new(detail)))
+    }
+
+    fn logged(&mut self, key: ChunkKey, place: LogRef) -> Result<Logged, String> {
+        let mut place = place;
+        // A block may have been moved more than once.
+        while let Some(&moved) = self.moved.get(&place) {
+            place = moved;
+            self.moves_met += 1;
         }
-        let mut problems = Vec::new();
-        state.check(self.slots, &mut problems);
-        for problem in problems {
-            self.problem(problem);
+        if let Some(data) = self.data.get(&place) {
+            return Ok(Logged {
+                data: data.clone(),
+                at: 0,
+            });
         }
-        if self.count == 0 {
-            Ok(state)
-        } else {
-            Err(OpenError::Inconsistent {
-                count: self.count,
-                problems: self.problems,
-            })
-        }
+        let segment = self.segments.get(&place.segment).ok_or_else(|| {
+            format!(
+                "a block lies in segment {} of the log, which is gone",
+                place.segment
+            )
+        })?;
+        let data = LogData::found(key, segment, place.at);
+        self.data.insert(place, data.clone());
+        Ok(Logged { data, at: 0 })
     }
 }
 
 /// What a version says of itself. Returns its position.
 fn check_version(version: &StoredVersion) -> Result<Option<Position>, String> {
-    let blocks = version.blocks.len();
+    let head = &version.head;
     let Some(stored) = version.position else {
-        return if version.length == 0 && blocks == 0 {
+        return if head.length == 0 && version.overlay.is_empty() {
             Ok(None)
         } else {
-            Err(format!("{} bytes without a slot", version.length))
+            Err(format!("{} bytes without a slot", head.length))
         };
     };
     let position = stored.position().ok_or("its size class does not exist")?;
-    if !version.exists || version.length == 0 {
+    if !head.exists || head.length == 0 {
         return Err(format!("a slot, {position}, without bytes"));
     }
-    if SizeClass::holding(version.length) != Some(position.group.class) {
-        return Err(format!("{} bytes in slot {position}", version.length));
+    if SizeClass::holding(head.length) != Some(position.group.class) {
+        return Err(format!("{} bytes in slot {position}", head.length));
     }
-    if blocks != block_count(version.length) as usize * 4 {
-        return Err(format!(
-            "{blocks} bytes of checksums for {} bytes",
-            version.length
-        ));
+    let end = block_count(head.length);
+    let mut last = None;
+    for &(block, _) in &version.overlay {
+        if block >= end || last >= Some(block) {
+            return Err(format!("block {block} of {end} lies in the log"));
+        }
+        last = Some(block);
     }
     Ok(Some(position))
 }
 
 /// The slots that records refer to, for `check`.
 pub(crate) fn referenced<'a>(
-    chunks: impl Iterator<Item = (&'a ChunkKey, &'a Arc<Record>)>,
+    chunks: impl Iterator<Item = (ChunkKey, &'a Record)>,
     problems: &mut Vec<String>,
 ) -> BTreeSet<Position> {
     let mut referenced = BTreeSet::new();
@@ -180,20 +357,29 @@ pub(crate) fn referenced<'a>(
                 ));
             }
         }
-        for version in record.committed.iter().chain(&record.pending) {
-            let problem = match &version.content {
-                None => (version.length > 0).then_some("bytes without a slot"),
-                Some(content) => {
-                    let class = content.slot.position().group.class;
-                    let fits = SizeClass::holding(version.length) == Some(class);
-                    let blocks = content.blocks.len() == block_count(version.length) as usize;
-                    (!fits || !blocks).then_some("bytes that do not fit their slot or checksums")
-                }
-            };
-            if let Some(problem) = problem {
+        for version in record.versions() {
+            if let Some(problem) = misfit(version) {
                 problems.push(format!("chunk {}: {problem}", key.chunk));
             }
         }
     }
     referenced
+}
+
+/// What does not fit in a version.
+fn misfit(version: &Version) -> Option<&'static str> {
+    let length = version.head.length;
+    let Some(content) = &version.content else {
+        return (length > 0).then_some("bytes without a slot");
+    };
+    if SizeClass::holding(length) != Some(content.slot.position().group.class) {
+        return Some("bytes that do not fit their slot");
+    }
+    let detail = content.detail.load_full()?;
+    let blocks = block_count(length);
+    let beyond = detail
+        .overlay
+        .last()
+        .is_some_and(|(block, _)| *block >= blocks);
+    (beyond || detail.sums.len() != blocks as usize).then_some("bytes that do not fit their blocks")
 }

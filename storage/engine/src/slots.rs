@@ -3,14 +3,14 @@
 //! That is the whole of rule E5: a record in memory holds its slots, a reader holds the one it reads, and the
 //! committer holds the record that was replaced until its replacement is durable.
 //!
-//! Invariant: between being taken and being free, no byte of a slot is written twice (`high_water`). So nothing
-//! that a record refers to, durable or on its way, is ever overwritten.
+//! Invariant: between being taken and being free, no byte of a slot is written twice (`high_water`), except blocks
+//! that every version of the slot has in the log (`fold`). So nothing that is read is ever overwritten.
 
 use std::{
     fmt, io,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -49,12 +49,19 @@ impl Slot {
         self.position.group.class.slot_bytes()
     }
 
-    /// Claims the bytes from `from` to `to` for writing; false when they are not the next ones.
+    /// Claims the bytes from `from` to `to` for writing; false when some of them were claimed before. What lies
+    /// between the bytes claimed before and these is never claimed any more: it is in the log.
     pub(crate) fn claim(&self, from: u32, to: u32) -> bool {
         assert!(from <= to && to <= self.bytes(), "claim {from}..{to}");
+        let claim = |claimed| (claimed <= from).then_some(to);
         self.high_water
-            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
             .is_ok()
+    }
+
+    /// The bytes up to `to` count as claimed: blocks of the log are going to be folded there.
+    pub(crate) fn claim_up_to(&self, to: u32) {
+        self.high_water.fetch_max(to, Ordering::Relaxed);
     }
 
     /// Writes neighbouring pieces from `from` on, which must have been claimed.
@@ -90,11 +97,13 @@ impl Drop for Slot {
 }
 
 /// How much chunks may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub(crate) capacity_bytes: u64,
     /// Of the file system, for records.
-    pub(crate) reserve_bytes: u64,
+    pub(crate) records_reserve: u64,
+    /// The same, and what the log may still take. May change.
+    pub(crate) reserve_bytes: Arc<AtomicU64>,
     pub(crate) preallocate_bytes: u64,
 }
 
@@ -160,8 +169,13 @@ impl SlotPool {
         &self.0.device
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        self.0.limits
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.0.limits.capacity_bytes
+    }
+
+    /// Of the file system, so much is not for chunks.
+    pub(crate) fn set_reserve(&self, bytes: u64) {
+        self.0.limits.reserve_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
@@ -251,14 +265,15 @@ impl SlotPool {
             return Ok(());
         }
         let group_bytes = u64::from(SLOTS_PER_GROUP) * u64::from(group.class.slot_bytes());
-        let limits = self.0.limits;
+        let limits = &self.0.limits;
+        let reserve = limits.reserve_bytes.load(Ordering::Relaxed);
         let step = (file_bytes + limits.preallocate_bytes)
             .min(group_bytes)
             .max(position.end());
         let available = self.0.device.available_bytes().await;
         let available =
             available.map_err(|error| self.failed(group.class, "ask for space", &error))?;
-        let fits = |bytes: u64| available >= bytes - file_bytes + limits.reserve_bytes;
+        let fits = |bytes: u64| available >= bytes - file_bytes + reserve;
         let Some(bytes) = [step, position.end()]
             .into_iter()
             .find(|&bytes| fits(bytes))
@@ -267,6 +282,9 @@ impl SlotPool {
         };
         let reserved = self.0.device.reserve(group.into(), bytes).await;
         reserved.map_err(|error| self.failed(group.class, "grow a group", &error))?;
+        // Bytes of a small update lie in the log, so its record says nothing about the group: the space must be there.
+        let synced = self.0.device.sync(group.into()).await;
+        synced.map_err(|error| self.0.health.fail(format!("cannot sync a group: {error}")))?;
         self.0
             .allocation
             .lock()
@@ -348,13 +366,14 @@ mod tests {
     async fn a_frozen_pool_gives_no_group_back() {
         let limits = Limits {
             capacity_bytes: 1 << 30,
-            reserve_bytes: 0,
+            records_reserve: 0,
+            reserve_bytes: Arc::default(),
             preallocate_bytes: 1 << 20,
         };
         let class = SizeClass::holding(1).unwrap();
         for (freeze, groups_left) in [(true, 2), (false, 1)] {
             let device = Arc::new(MemDevice::new(&Env::seeded(1), PowerSwitch::lasting()));
-            let pool = SlotPool::new(device, Arc::default(), limits, &[], Arc::default());
+            let pool = SlotPool::new(device, Arc::default(), limits.clone(), &[], Arc::default());
             let mut slots = Vec::new();
             for _ in 0..=SLOTS_PER_GROUP {
                 slots.push(pool.allocate(class, Purpose::NewChunk).await.unwrap());

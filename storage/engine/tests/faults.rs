@@ -13,7 +13,8 @@ use engine::{
 use types::{chunk::Update, id::ChainId};
 
 use crate::support::{
-    MemDisk, TARGET, apply, config, engine_with, key, pattern, put, read_all, request, write_at,
+    MemDisk, TARGET, apply, config, engine_with, key, pattern, put, read_all, request, slot_config,
+    write_at,
 };
 
 const EIO: i32 = 5;
@@ -29,7 +30,7 @@ async fn faulty_engine(config: EngineConfig) -> (MemDisk, Arc<FaultyDevice>, Eng
 
 #[tokio::test]
 async fn a_flipped_bit_is_found_by_every_read_of_its_block() {
-    let (_env, disk, engine) = engine_with(config()).await;
+    let (_env, disk, engine) = engine_with(slot_config()).await;
     let content = pattern(1, 50_000);
     put(&engine, key(0), 1, 0, &content).await;
     let position = *engine.positions(key(0)).first().unwrap();
@@ -37,7 +38,7 @@ async fn a_flipped_bit_is_found_by_every_read_of_its_block() {
         .flip_bit(position.group.into(), position.offset() as usize + 20_000);
     let corrupt = EngineError::ChunkCorrupt {
         chunk: key(0).chunk,
-        block: 2,
+        block: 20_000 / engine::BLOCK_BYTES,
     };
     assert_eq!(read_all(&engine, key(0)).await, Err(corrupt.clone()));
     // An overwrite elsewhere in the chunk would carry the damage along under a new checksum.
@@ -168,7 +169,7 @@ async fn requests_that_make_no_sense_change_nothing() {
 
 #[tokio::test]
 async fn contradicting_records_stop_the_disk() {
-    let (env, disk, engine) = engine_with(config()).await;
+    let (env, disk, engine) = engine_with(slot_config()).await;
     for index in 0..2 {
         apply(
             &engine,
@@ -192,7 +193,7 @@ async fn contradicting_records_stop_the_disk() {
         records.insert(b"Cshort".to_vec(), Vec::new());
     });
     let (device, store) = (Arc::new(disk.device.clone()), Arc::new(disk.store.clone()));
-    let opened = Engine::open_on(&env, device, store, config(), BufPool::new(0)).await;
+    let opened = Engine::open_on(&env, device, store, slot_config(), BufPool::new(0)).await;
     let Err(OpenError::Inconsistent { count, problems }) = opened else {
         panic!("opened a disk that contradicts itself");
     };

@@ -34,7 +34,16 @@ pub(crate) fn key(index: u32) -> ChunkKey {
 pub(crate) fn config() -> EngineConfig {
     EngineConfig {
         preallocate_bytes: 1 << 20,
+        log_bytes: 1 << 20,
         ..EngineConfig::default()
+    }
+}
+
+/// All bytes go to slots at once, none through the log: for tests that look at slots.
+pub(crate) fn slot_config() -> EngineConfig {
+    EngineConfig {
+        small_update_bytes: 0,
+        ..config()
     }
 }
 

@@ -6,7 +6,7 @@ use types::id::{ChannelId, ChannelSeq, ClientId, InodeId};
 use super::*;
 
 fn record() -> StoredRecord {
-    let committed = StoredVersion {
+    let head = StoredHead {
         version: ChunkVersion(7),
         chain_version: ChainVersion(3),
         exists: true,
@@ -17,23 +17,34 @@ fn record() -> StoredRecord {
             channel: ChannelId(2),
             seq: ChannelSeq(300),
         }),
-        time: WallTime(1),
+        seconds: 1,
+    };
+    let committed = StoredVersion {
+        head,
         position: Some(StoredPosition {
             class: 1,
             group: 130,
             slot: 255,
         }),
-        blocks: Bytes::from_static(&[1, 2, 3, 4, 0xff, 0xfe, 0xfd, 0xfc]),
+        overlay: vec![(
+            2,
+            LogRef {
+                segment: 9,
+                at: 200,
+            },
+        )],
     };
     let pending = StoredVersion {
-        version: ChunkVersion(8),
-        exists: false,
-        length: 0,
-        checksum: Checksum(0),
-        tag: None,
+        head: StoredHead {
+            version: ChunkVersion(8),
+            exists: false,
+            length: 0,
+            checksum: Checksum(0),
+            tag: None,
+            ..head
+        },
         position: None,
-        blocks: Bytes::new(),
-        ..committed.clone()
+        overlay: Vec::new(),
     };
     StoredRecord {
         committed: Some(committed),
@@ -46,19 +57,75 @@ fn record() -> StoredRecord {
 fn the_bytes_of_a_record() {
     #[rustfmt::skip]
     let expected = [
-        1, 0,                            // version of the encoding
+        2, 0,                            // version of the encoding
         1,                               // committed: some
         7, 3, 1, 0x90, 0x4e,             // version, chain version, exists, length 10000
         0x81, 0x84, 0x8c, 0x20,          // checksum 0x04030201
         1, 5, 2, 0xac, 0x02,             // tag: client 5, channel 2, seq 300
-        1,                               // time
+        1,                               // seconds
         1, 1, 0x82, 0x01, 255,           // position: class 1, group 130, slot 255
-        8, 1, 2, 3, 4, 0xff, 0xfe, 0xfd, 0xfc,
+        1, 2, 9, 0xc8, 0x01,             // one block in the log: block 2, segment 9, at 200
         1,                               // pending: some
-        8, 3, 0, 0, 0, 0, 1, 0, 0,       // version .. no tag, time, no position, no blocks
+        8, 3, 0, 0, 0, 0, 1, 0, 0,       // version .. no tag, seconds, no position, nothing in the log
     ];
     assert_eq!(codec::encode(&record()), expected);
     assert_eq!(decode_record(&expected), Ok(record()));
+}
+
+#[test]
+fn the_bytes_of_checksums() {
+    let sums = StoredSums {
+        versions: vec![StoredVersionSums {
+            version: ChunkVersion(7),
+            checksum: Checksum(1),
+            length: 5000,
+            position: StoredPosition {
+                class: 0,
+                group: 1,
+                slot: 2,
+            },
+            sums: checksums_to(&[Checksum(0x0403_0201), Checksum(0xfcfd_feff)]),
+        }],
+    };
+    #[rustfmt::skip]
+    let expected = [
+        1, 0,                            // version of the encoding
+        1,                               // one version
+        7, 1, 0x88, 0x27, 0, 1, 2,       // version, checksum, length, position
+        8, 1, 2, 3, 4, 0xff, 0xfe, 0xfd, 0xfc,
+    ];
+    assert_eq!(codec::encode(&sums), expected);
+    assert_eq!(decode_sums(&expected), Ok(sums));
+}
+
+#[test]
+fn the_bytes_of_where_the_log_begins() {
+    let start = LogStart {
+        disk: 300,
+        segment: 2,
+        batch: 3,
+    };
+    let bytes = encode_log_start(start);
+    assert_eq!(bytes, [1, 0, 0xac, 0x02, 2, 3]);
+    assert_eq!(decode_log_start(&bytes), Ok(start));
+}
+
+#[test]
+fn a_head_keeps_what_it_is_made_of() {
+    let stored = record().committed.unwrap().head;
+    assert_eq!(StoredHead::from(Head::from(stored)), stored);
+    let tag = UpdateTag {
+        client: ClientId(u128::MAX - 7),
+        channel: ChannelId(u16::MAX),
+        seq: ChannelSeq(u64::MAX),
+    };
+    for tag in [None, Some(tag)] {
+        let stored = StoredHead { tag, ..stored };
+        let head = Head::from(stored);
+        assert_eq!((head.tag(), StoredHead::from(head)), (tag, stored));
+    }
+    // There is one in memory for each chunk.
+    assert_eq!(size_of::<Version>(), 64);
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub struct Faults {
     pub sync: Fault,
     /// On growing and making groups.
     pub reserve: Fault,
+    /// Nothing of this happens to the log, which has its space since it was made.
+    pub spare_log: bool,
     /// What the file system claims to have left; `None`: the truth.
     pub available_bytes: Option<u64>,
 }
@@ -84,8 +86,12 @@ impl FaultyDevice {
         self.reads.load(Ordering::Relaxed)
     }
 
-    fn faults(&self) -> Faults {
-        *self.faults.lock()
+    fn faults(&self, id: FileId) -> Faults {
+        let faults = *self.faults.lock();
+        if faults.spare_log && matches!(id, FileId::Log(_)) {
+            return Faults::default();
+        }
+        faults
     }
 }
 
@@ -104,12 +110,12 @@ impl Device for FaultyDevice {
     }
 
     async fn create(&self, id: FileId) -> io::Result<()> {
-        suffer(self.faults().reserve).await?;
+        suffer(self.faults(id).reserve).await?;
         self.inner.create(id).await
     }
 
     async fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()> {
-        suffer(self.faults().reserve).await?;
+        suffer(self.faults(id).reserve).await?;
         self.inner.reserve(id, bytes).await
     }
 
@@ -118,7 +124,7 @@ impl Device for FaultyDevice {
     }
 
     async fn read(&self, id: FileId, offset: u64, buf: RegisteredBuf) -> io::Result<RegisteredBuf> {
-        let fault = self.faults().read;
+        let fault = self.faults(id).read;
         self.reads.fetch_add(1, Ordering::Relaxed);
         suffer(fault).await?;
         let mut buf = self.inner.read(id, offset, buf).await?;
@@ -129,7 +135,7 @@ impl Device for FaultyDevice {
     }
 
     async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
-        let fault = self.faults().write;
+        let fault = self.faults(id).write;
         suffer(fault).await?;
         self.writes.lock().push((id, offset, data.len()));
         if fault == Fault::Short {
@@ -141,12 +147,13 @@ impl Device for FaultyDevice {
     }
 
     async fn sync(&self, id: FileId) -> io::Result<()> {
-        suffer(self.faults().sync).await?;
+        suffer(self.faults(id).sync).await?;
         self.inner.sync(id).await
     }
 
     async fn available_bytes(&self) -> io::Result<u64> {
-        match self.faults().available_bytes {
+        let claimed = self.faults.lock().available_bytes;
+        match claimed {
             Some(bytes) => Ok(bytes),
             None => self.inner.available_bytes().await,
         }

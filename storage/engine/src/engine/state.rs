@@ -1,6 +1,6 @@
 //! What is on the disk, as memory has it: targets, and the record of each chunk.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use types::{
     chunk::ChunkId,
@@ -21,6 +21,7 @@ pub(crate) struct TargetState {
     pub(crate) used_bytes: u64,
     /// Set while its chunks are being removed with it.
     pub(crate) removing: bool,
+    pub(crate) chunks: BTreeMap<ChunkId, Record>,
 }
 
 impl TargetState {
@@ -29,7 +30,21 @@ impl TargetState {
             chain,
             used_bytes: 0,
             removing: false,
+            chunks: BTreeMap::new(),
         }
+    }
+
+    /// The chunks from `from` on, in order.
+    pub(crate) fn from(&self, from: ChunkId) -> impl Iterator<Item = (ChunkId, &Record)> {
+        let chunks = self.chunks.range(from..);
+        chunks.map(|(&chunk, record)| (chunk, record))
+    }
+
+    /// The chunks of one file, last first.
+    pub(crate) fn of_inode(&self, inode: InodeId) -> impl Iterator<Item = (ChunkId, &Record)> {
+        let chunk = |index| ChunkId { inode, index };
+        let chunks = self.chunks.range(chunk(0)..=chunk(u32::MAX)).rev();
+        chunks.map(|(&chunk, record)| (chunk, record))
     }
 }
 
@@ -48,10 +63,9 @@ pub struct CheckReport {
     pub groups: u64,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) targets: BTreeMap<TargetId, TargetState>,
-    pub(crate) chunks: BTreeMap<ChunkKey, Arc<Record>>,
 }
 
 impl State {
@@ -61,76 +75,54 @@ impl State {
         state.ok_or(EngineError::UnknownTarget { target })
     }
 
-    /// Puts a record in place, or removes it; returns the one before.
-    pub(crate) fn replace(
-        &mut self,
-        key: ChunkKey,
-        record: Option<Arc<Record>>,
-    ) -> Option<Arc<Record>> {
-        let added = record.as_ref().map_or(0, |record| record.slot_bytes());
+    pub(crate) fn record(&self, key: ChunkKey) -> Option<&Record> {
+        self.targets.get(&key.target)?.chunks.get(&key.chunk)
+    }
+
+    /// Puts a record in place, or removes it; returns the one before. The target is there.
+    pub(crate) fn replace(&mut self, key: ChunkKey, record: Option<Record>) -> Option<Record> {
+        let target = self.targets.get_mut(&key.target);
+        let target = target.expect("chunks change only in targets that are there");
+        let added = record.as_ref().map_or(0, Record::slot_bytes);
         let before = match record {
-            Some(record) => self.chunks.insert(key, record),
-            None => self.chunks.remove(&key),
+            Some(record) => target.chunks.insert(key.chunk, record),
+            None => target.chunks.remove(&key.chunk),
         };
-        let removed = before.as_ref().map_or(0, |record| record.slot_bytes());
-        if let Some(target) = self.targets.get_mut(&key.target) {
-            target.used_bytes = target.used_bytes + added - removed;
-        }
+        let removed = before.as_ref().map_or(0, Record::slot_bytes);
+        target.used_bytes = target.used_bytes + added - removed;
         before
     }
 
-    /// The chunks of a target from `from` on, in order.
-    pub(crate) fn from(
-        &self,
-        target: TargetId,
-        from: ChunkId,
-    ) -> impl Iterator<Item = (ChunkId, &Arc<Record>)> {
-        let chunks = self.chunks.range(
-            ChunkKey {
-                target,
-                chunk: from,
-            }..,
-        );
-        chunks
-            .take_while(move |(key, _)| key.target == target)
-            .map(|(key, record)| (key.chunk, record))
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (ChunkKey, &Record)> {
+        let targets = self.targets.iter();
+        targets.flat_map(|(&target, state)| {
+            let chunks = state.chunks.iter();
+            chunks.map(move |(&chunk, record)| (ChunkKey { target, chunk }, record))
+        })
     }
 
-    /// The chunks of one file, last first.
-    pub(crate) fn of_inode(
-        &self,
-        target: TargetId,
-        inode: InodeId,
-    ) -> impl Iterator<Item = (ChunkId, &Arc<Record>)> {
-        let chunk = |index| ChunkKey {
-            target,
-            chunk: ChunkId { inode, index },
-        };
-        let chunks = self.chunks.range(chunk(0)..=chunk(u32::MAX)).rev();
-        chunks.map(|(key, record)| (key.chunk, record))
+    /// The chunks with blocks in the log.
+    pub(crate) fn overlaid(&self) -> impl Iterator<Item = ChunkKey> {
+        let chunks = self.chunks().filter(|(_, record)| record.is_overlaid());
+        chunks.map(|(key, _)| key)
     }
 
     /// Checks that marked slots = slots referred to + slots held, and that every chunk fits where it is.
     pub(crate) fn check(&self, slots: &SlotPool, problems: &mut Vec<String>) -> CheckReport {
-        let referenced = referenced(self.chunks.iter(), problems);
+        let referenced = referenced(self.chunks(), problems);
         let (held_slots, groups) = slots.check(&referenced, problems);
-        let mut used: BTreeMap<TargetId, u64> = BTreeMap::new();
-        for (key, record) in &self.chunks {
-            *used.entry(key.target).or_default() += record.slot_bytes();
-        }
+        let mut chunks = 0;
         for (&target, state) in &self.targets {
-            let sum = used.remove(&target).unwrap_or(0);
+            let sum: u64 = state.chunks.values().map(Record::slot_bytes).sum();
+            chunks += state.chunks.len() as u64;
             if sum != state.used_bytes {
                 let counted = state.used_bytes;
                 problems.push(format!("target {target} counts {counted} bytes, has {sum}"));
             }
         }
-        for target in used.into_keys() {
-            problems.push(format!("chunks of target {target}, which is not here"));
-        }
         CheckReport {
             targets: self.targets.len() as u64,
-            chunks: self.chunks.len() as u64,
+            chunks,
             slots: referenced.len() as u64,
             held_slots,
             groups,

@@ -5,11 +5,12 @@ use types::{
     id::{ChainId, InodeId, TargetId},
 };
 
-use super::{ChunkKey, Engine, state::TargetState};
+use super::{ChunkKey, Engine, NewRecord, state::TargetState};
 use crate::{
     chunk_meta::RecordKey,
     committer::{Entry, Urgency, Value},
     error::EngineError,
+    log::entry::LogEntry,
 };
 
 /// Chunks removed at a time.
@@ -43,7 +44,8 @@ impl Engine {
                 }
                 None => {
                     state.targets.insert(target, TargetState::new(chain));
-                    self.enqueue_target(target, Value::Target(chain));
+                    let entry = LogEntry::Target { target, chain };
+                    self.enqueue_target(target, Value::Target(chain), &entry);
                 }
             }
         }
@@ -67,7 +69,7 @@ impl Engine {
         {
             let mut state = self.inner.state.lock();
             state.targets.remove(&target);
-            self.enqueue_target(target, Value::Gone);
+            self.enqueue_target(target, Value::Gone, &LogEntry::TargetGone { target });
         }
         self.sync().await
     }
@@ -79,23 +81,28 @@ impl Engine {
             index: 0,
         };
         let mut state = self.inner.state.lock();
-        let page = state.from(target, first).take(REMOVAL_PAGE);
-        let page: Vec<ChunkId> = page.map(|(chunk, _)| chunk).collect();
+        let page: Vec<ChunkId> = match state.targets.get(&target) {
+            Some(target) => target
+                .from(first)
+                .take(REMOVAL_PAGE)
+                .map(|(chunk, _)| chunk),
+            None => return false,
+        }
+        .collect();
         for &chunk in &page {
             let key = ChunkKey { target, chunk };
+            let change = NewRecord::dropped(key);
             // The sync that follows waits for all of them.
-            drop(
-                self.inner
-                    .install(&mut state, key, None, None, Urgency::Later),
-            );
+            drop(self.inner.install(&mut state, key, change, Urgency::Later));
         }
         !page.is_empty()
     }
 
-    fn enqueue_target(&self, target: TargetId, value: Value) {
+    fn enqueue_target(&self, target: TargetId, value: Value, entry: &LogEntry) {
         let entry = Entry {
-            key: RecordKey::Target(target),
-            value,
+            encoded: entry.encode(),
+            payload: None,
+            after: Some((RecordKey::Target(target), value)),
             dirty: None,
             replaced: None,
         };

@@ -1,27 +1,31 @@
 //! Changing chunks: a new version is written where nothing that is referred to stands, and becomes pending.
 //!
 //! 1. `Shape`: what the new content consists of. Pure.
-//! 2. `Inner::write_content`: puts the bytes into a slot. Nothing to write for a removal or when the
-//!    old bytes serve as they are; behind the committed bytes for an append that starts at a block; else into a new
-//!    slot, copying what stays. Bytes that stay are verified when read and keep their checksums.
-//! 3. `Inner::publish`: the record changes in memory and goes to the committer.
+//! 2. `Plan`: where its bytes go. Pure.
+//! 3. `Inner::write_content`: puts the bytes there, or into memory when they go into the log.
+//! 4. `Inner::publish`: the record changes in memory and goes to the committer, which makes it durable.
 //!
 //! An update runs in a task of its own to its end, also when its caller goes away: its slot must not become free
 //! while the device still writes to it.
 
 mod content;
+mod plan;
 mod shape;
 
 use std::sync::Arc;
 
 use types::{chunk::ChunkMeta, version::ChainVersion, version::ChunkVersion};
 
-use self::{content::Written, shape::Shape};
-use super::{ChunkKey, Engine, Inner, UpdateRequest, Updated};
+use self::{
+    content::{Base, Written},
+    shape::Shape,
+};
+use super::{ChunkKey, Engine, Inner, NewRecord, UpdateRequest, Updated};
 use crate::{
-    chunk_meta::{Record, Version},
+    chunk_meta::{Content, Head, Record, StoredHead, Version},
     committer::{Durability, Urgency},
     error::EngineError,
+    log::entry::LogEntry,
 };
 
 impl Engine {
@@ -57,33 +61,37 @@ impl Engine {
         self.inner.health.check()?;
         self.inner.committer.room().await?;
         let mut state = self.inner.state.lock();
-        state.target(key.target)?;
-        let record = state.chunks.get(&key).cloned();
-        let versions = record
-            .as_deref()
-            .map(|record| (&record.committed, &record.pending));
-        match versions {
-            Some((_, Some(pending))) if pending.version == update_version => {
-                let record = Arc::new(Record {
-                    committed: Some(Arc::new(Version {
-                        chain_version,
-                        ..(**pending).clone()
-                    })),
+        let record = state.target(key.target)?.chunks.get(&key.chunk).cloned();
+        let record = record.unwrap_or_default();
+        match (&record.committed, &record.pending) {
+            (_, Some(pending)) if pending.head.version == update_version => {
+                let head = StoredHead {
+                    chain_version,
+                    ..pending.head.into()
+                };
+                let committed = Version {
+                    head: head.into(),
+                    content: pending.content.as_ref().map(Content::share),
+                };
+                let record = Record {
+                    committed: Some(Arc::new(committed)),
                     pending: None,
-                });
+                };
                 let meta = record.meta(key.chunk);
+                let entry = LogEntry::Commit {
+                    key: key.into(),
+                    version: update_version,
+                    chain_version,
+                };
                 // Nobody waits: the record of the pending version is durable, and that is enough (W6).
-                drop(
-                    self.inner
-                        .install(&mut state, key, Some(record), None, Urgency::Later),
-                );
+                let change = NewRecord::plain(Some(record), &entry);
+                drop(self.inner.install(&mut state, key, change, Urgency::Later));
                 Ok(meta)
             }
-            Some((Some(committed), _)) if committed.version == update_version => {
-                let record = record.as_ref().expect("its committed version was matched");
+            (Some(committed), _) if committed.head.version == update_version => {
                 Ok(record.meta(key.chunk))
             }
-            _ => Err(mismatch(key, update_version, record.as_deref())),
+            _ => Err(mismatch(key, update_version, Some(&record))),
         }
     }
 
@@ -95,18 +103,17 @@ impl Engine {
         self.inner.health.check()?;
         let durability = {
             let mut state = self.inner.state.lock();
-            state.target(key.target)?;
-            match state.chunks.get(&key) {
+            match state.target(key.target)?.chunks.get(&key.chunk) {
                 Some(record) if record.pending.is_some() => {
                     let committed = record.committed.clone();
-                    let record = committed.map(|committed| {
-                        Arc::new(Record {
-                            committed: Some(committed),
-                            pending: None,
-                        })
+                    let record = committed.map(|committed| Record {
+                        committed: Some(committed),
+                        pending: None,
                     });
+                    let entry = LogEntry::Discard { key: key.into() };
+                    let change = NewRecord::plain(record, &entry);
                     self.inner
-                        .install(&mut state, key, record, None, Urgency::Awaited)
+                        .install(&mut state, key, change, Urgency::Awaited)
                 }
                 _ => return Ok(()),
             }
@@ -122,12 +129,11 @@ impl Engine {
         self.inner.health.check()?;
         let durability = {
             let mut state = self.inner.state.lock();
-            state.target(key.target)?;
-            if !state.chunks.contains_key(&key) {
+            if !state.target(key.target)?.chunks.contains_key(&key.chunk) {
                 return Ok(());
             }
             self.inner
-                .install(&mut state, key, None, None, Urgency::Awaited)
+                .install(&mut state, key, NewRecord::dropped(key), Urgency::Awaited)
         };
         durability.wait(&self.inner.health).await
     }
@@ -135,13 +141,14 @@ impl Engine {
 
 impl Inner {
     async fn update(&self, request: UpdateRequest) -> Result<Updated, EngineError> {
+        self.log_room().await?;
         let base = self.committed(request.key)?;
-        let shape = Shape::of(base.as_deref(), &request)?;
-        let mut written = self.write_content(&request, base.as_deref(), &shape).await;
+        let shape = Shape::of(base.as_ref().map(|base| &base.head), &request)?;
+        let mut written = self.write(&request, base.as_ref(), &shape).await;
         if matches!(written, Err(EngineError::NoSpace { .. })) && !self.committer.is_idle() {
             // Slots become free once what replaced them is durable.
             self.committer.flush().wait(&self.health).await?;
-            written = self.write_content(&request, base.as_deref(), &shape).await;
+            written = self.write(&request, base.as_ref(), &shape).await;
         }
         let written = written?;
         let updated = Updated {
@@ -155,9 +162,30 @@ impl Inner {
 
     fn committed(&self, key: ChunkKey) -> Result<Option<Arc<Version>>, EngineError> {
         let state = self.state.lock();
-        state.target(key.target)?;
-        let record = state.chunks.get(&key);
+        let record = state.target(key.target)?.chunks.get(&key.chunk);
         Ok(record.and_then(|record| record.committed.clone()))
+    }
+
+    async fn write(
+        &self,
+        request: &UpdateRequest,
+        base: Option<&Arc<Version>>,
+        shape: &Shape,
+    ) -> Result<Written, EngineError> {
+        let existing = base.filter(|base| base.content.is_some());
+        let source = match existing {
+            None => None,
+            Some(version) => match self.source(request.key, version).await? {
+                Some(source) => Some((version.head.checksum, source)),
+                // It was replaced, and the replacement is in the store already.
+                None => return Err(mismatch(request.key, request.update_version, None)),
+            },
+        };
+        let base = source.as_ref().map(|(checksum, source)| Base {
+            checksum: *checksum,
+            source,
+        });
+        self.write_content(request, base, shape).await
     }
 
     fn publish(
@@ -168,40 +196,67 @@ impl Inner {
         written: Written,
     ) -> Result<Durability, EngineError> {
         let key = request.key;
-        let content = written.content.as_ref();
-        // Syncing a group whose bytes did not change costs little and is rare.
-        let dirty = content.map(|content| content.slot.position().group);
-        let pending = Arc::new(Version {
+        let head = StoredHead {
             version: request.update_version,
             chain_version: request.chain_version,
             exists: shape.exists,
             length: shape.length,
             checksum: written.checksum,
             tag: request.tag,
-            time: self.env.wall(),
+            seconds: StoredHead::seconds_of(self.env.wall()),
+        };
+        let entry = LogEntry::Update {
+            key: key.into(),
+            head,
+            body: written.body,
+        };
+        let encoded = entry.encode();
+        let dirty = written.content.as_ref().filter(|_| written.in_slot);
+        let dirty = dirty.map(|content| content.slot.position().group);
+        let pending = Arc::new(Version {
+            head: head.into(),
             content: written.content,
         });
         let mut state = self.state.lock();
-        state.target(key.target)?;
-        let current = state.chunks.get(&key);
-        let committed = current.and_then(|record| record.committed.as_ref());
-        if committed.map(Arc::as_ptr) != base.map(Arc::as_ptr) {
-            return Err(mismatch(
-                key,
-                request.update_version,
-                current.map(|record| &**record),
-            ));
+        let current = state.target(key.target)?.chunks.get(&key.chunk);
+        let committed = current.and_then(|record| record.committed.clone());
+        if !is_same(committed.as_deref(), base.map(|base| &**base)) {
+            return Err(mismatch(key, request.update_version, current));
         }
-        let record = Arc::new(Record {
-            committed: committed.cloned(),
+        let record = Record {
+            committed,
             pending: Some(pending),
-        });
-        Ok(self.install(&mut state, key, Some(record), dirty, Urgency::Awaited))
+        };
+        let change = NewRecord {
+            record: Some(record),
+            encoded,
+            payload: written.payload,
+            dirty,
+        };
+        Ok(self.install(&mut state, key, change, Urgency::Awaited))
+    }
+}
+
+/// Whether an update of one may be applied to the other: they are the same version in the same slot. Blocks may have been
+/// folded from the log into the slot meanwhile, which changes no byte.
+fn is_same(committed: Option<&Version>, base: Option<&Version>) -> bool {
+    fn place(version: &Version) -> Option<*const crate::slots::Slot> {
+        Some(Arc::as_ptr(&version.content.as_ref()?.slot))
+    }
+    match (committed, base) {
+        (None, None) => true,
+        (Some(committed), Some(base)) => {
+            committed.head == base.head && place(committed) == place(base)
+        }
+        _ => false,
     }
 }
 
 fn mismatch(key: ChunkKey, wanted: ChunkVersion, record: Option<&Record>) -> EngineError {
-    let version = |version: &Option<Arc<Version>>| version.as_ref().map(|version| version.version);
+    let version = |version: &Option<Arc<Version>>| {
+        let head: Option<Head> = version.as_ref().map(|version| version.head);
+        head.map(|head| head.version)
+    };
     EngineError::VersionMismatch {
         chunk: key.chunk,
         wanted,

@@ -41,11 +41,12 @@ pub struct FjallStore {
 
 struct Inner {
     path: PathBuf,
-    /// Taken at close. The lock also makes writes come one at a time.
+    /// Taken at close.
     open: Mutex<Option<Open>>,
     reserve: Reserve,
 }
 
+#[derive(Clone)]
 struct Open {
     database: Database,
     records: Keyspace,
@@ -103,9 +104,9 @@ impl Inner {
         })
     }
 
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
+    fn scan(&self, prefix: u8, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
         self.with_open("read", |Open { records, .. }| {
-            for item in records.iter() {
+            for item in records.prefix([prefix]) {
                 let (key, value) = item.into_inner().map_err(|error| error.to_string())?;
                 visit(&key, &value);
             }
@@ -113,13 +114,21 @@ impl Inner {
         })
     }
 
-    fn with_open(
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetaStoreError> {
+        self.with_open("read", |Open { records, .. }| {
+            let value = records.get(key).map_err(|error| error.to_string())?;
+            Ok(value.map(|value| value.to_vec()))
+        })
+    }
+
+    fn with_open<T>(
         &self,
         action: &'static str,
-        work: impl FnOnce(&Open) -> Result<(), String>,
-    ) -> Result<(), MetaStoreError> {
-        let open = self.open.lock();
-        let result = match &*open {
+        work: impl FnOnce(&Open) -> Result<T, String>,
+    ) -> Result<T, MetaStoreError> {
+        // Not under the lock: a write may take long, and reads need not wait for it.
+        let open = self.open.lock().clone();
+        let result = match &open {
             Some(open) => guarded(|| work(open)),
             None => Err("the store is closed".to_owned()),
         };
@@ -138,8 +147,12 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 
 #[async_trait]
 impl MetaStore for FjallStore {
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
-        self.inner.scan(visit)
+    fn scan(&self, prefix: u8, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
+        self.inner.scan(prefix, visit)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetaStoreError> {
+        self.inner.get(key)
     }
 
     async fn write(&self, changes: Vec<RecordChange>) -> Result<(), MetaStoreError> {
@@ -267,7 +280,7 @@ mod tests {
     fn contents(store: &FjallStore) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut records = Vec::new();
         let mut visit = |key: &[u8], value: &[u8]| records.push((key.to_vec(), value.to_vec()));
-        store.scan(&mut visit).unwrap();
+        store.scan(b'a', &mut visit).unwrap();
         records
     }
 
@@ -278,19 +291,21 @@ mod tests {
         let store = FjallStore::open(&env, dir.path(), 1 << 20).await.unwrap();
         let set = |key: &str, value: &str| (key.into(), Some(value.into()));
         store
-            .write(vec![set("b", "1"), set("a", "2")])
+            .write(vec![set("a2", "1"), set("a1", "2"), set("b1", "9")])
             .await
             .unwrap();
         store
-            .write(vec![("b".into(), None), set("c", "3")])
+            .write(vec![("a2".into(), None), set("a3", "3")])
             .await
             .unwrap();
         store.close().await;
-        assert!(store.write(vec![set("d", "4")]).await.is_err());
+        assert!(store.write(vec![set("a4", "4")]).await.is_err());
         let store = FjallStore::open(&env, dir.path(), 1 << 20).await.unwrap();
         let expected: Vec<(Vec<u8>, Vec<u8>)> =
-            vec![("a".into(), "2".into()), ("c".into(), "3".into())];
+            vec![("a1".into(), "2".into()), ("a3".into(), "3".into())];
         assert_eq!(contents(&store), expected);
+        assert_eq!(store.get(b"b1").unwrap(), Some(b"9".to_vec()));
+        assert_eq!(store.get(b"a2").unwrap(), None);
     }
 
     #[tokio::test]

@@ -70,11 +70,17 @@ impl MemStore {
 
 #[async_trait]
 impl MetaStore for MemStore {
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
-        for (key, value) in &self.state.lock().durable {
+    fn scan(&self, prefix: u8, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), MetaStoreError> {
+        let state = self.state.lock();
+        let records = state.durable.range(vec![prefix]..);
+        for (key, value) in records.take_while(|(key, _)| key.first() == Some(&prefix)) {
             visit(key, value);
         }
         Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetaStoreError> {
+        Ok(self.state.lock().durable.get(key).cloned())
     }
 
     async fn write(&self, changes: Vec<RecordChange>) -> Result<(), MetaStoreError> {

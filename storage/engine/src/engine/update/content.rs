@@ -1,20 +1,29 @@
-//! Puts the bytes of a new version where they will stay.
+//! Puts the bytes of a new version where they will stay: into the log, behind the committed bytes, or into a new slot.
 //!
-//! Every write starts at a block and is filled up with zeros to the end of one. So an append to content that ends
-//! at a block needs no byte of it, and a slot is written strictly forward (`Slot::claim`).
+//! Every write starts at a block and is filled up with zeros to the end of one. A slot is written strictly forward
+//! (`Slot::claim`). Bytes that stay are verified when they are read, and blocks that stay keep their checksums.
 
 use std::{ops::Range, sync::Arc};
 
 use common::buf::{RegisteredBuf, SharedBuf};
 use types::checksum::Checksum;
 
-use super::{super::read::Source, Shape};
+use super::{
+    super::read::Source,
+    Shape,
+    plan::{Plan, kept_blocks},
+};
 use crate::{
-    checksums::{append_block, of_blocks, of_whole},
-    chunk_meta::{Content, Version},
+    blocks::{Blocks, Patch, Places},
+    checksums::{of_blocks, of_whole, replace_block},
+    chunk_meta::{Content, Detail, Logged, StoredPosition, checksums_to},
     engine::{Inner, UpdateRequest},
     error::EngineError,
     group::{BLOCK_BYTES, DEVICE_BLOCK_BYTES, SizeClass, block_count, round_down, round_up},
+    log::{
+        LogData,
+        entry::{StoredBody, StoredPatch},
+    },
     slots::{Purpose, Slot},
 };
 
@@ -23,6 +32,12 @@ pub(super) struct Written {
     pub(super) content: Option<Content>,
     /// Of the whole content.
     pub(super) checksum: Checksum,
+    /// The same for the log.
+    pub(super) body: StoredBody,
+    /// Blocks that go into the log.
+    pub(super) payload: Option<(Arc<LogData>, SharedBuf)>,
+    /// Whether bytes were written to the slot.
+    pub(super) in_slot: bool,
 }
 
 /// Bytes to write, in memory.
@@ -30,124 +45,187 @@ struct Image {
     /// Neighbouring pieces, whole blocks together.
     pieces: Vec<SharedBuf>,
     /// Of the blocks of the pieces, without the zeros at the end.
-    blocks: Vec<Checksum>,
+    sums: Vec<Checksum>,
+}
+
+/// The committed version an update applies to.
+#[derive(Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) checksum: Checksum,
+    pub(super) source: &'a Source,
 }
 
 impl Inner {
     pub(super) async fn write_content(
         &self,
         request: &UpdateRequest,
-        base: Option<&Version>,
+        base: Option<Base<'_>>,
         shape: &Shape,
     ) -> Result<Written, EngineError> {
-        if shape.length == 0 {
-            return Ok(Written {
+        let old = base.map(|base| (base.source.length(), &**base.source.slot()));
+        match (Plan::of(shape, old, self.small_update_bytes), base) {
+            (Plan::Empty, _) => Ok(Written {
                 content: None,
                 checksum: Checksum::of(&[]),
-            });
+                body: StoredBody::Empty,
+                payload: None,
+                in_slot: false,
+            }),
+            (Plan::Same, Some(base)) => Ok(Written {
+                content: Some(Content::new(
+                    base.source.slot().clone(),
+                    Some(base.source.detail.clone()),
+                )),
+                checksum: base.checksum,
+                body: StoredBody::Same,
+                payload: None,
+                in_slot: false,
+            }),
+            (Plan::Cut, Some(base)) => self.cut(base, shape.length).await,
+            (Plan::Log(blocks), Some(base)) => self.log(request, base, shape, blocks).await,
+            (Plan::Append(from), Some(base)) => self.append(request, base, shape, from).await,
+            (Plan::Copy, base) => {
+                self.copy(request, base.map(|base| base.source), shape)
+                    .await
+            }
+            (Plan::Same | Plan::Cut | Plan::Log(_) | Plan::Append(_), None) => {
+                unreachable!("plans for old content are made only when there is some")
+            }
         }
-        let old = base.and_then(|base| Some((base, base.content.as_ref()?)));
-        if let Some((base, old)) = old {
-            if shape.payload.is_none() && shape.length == base.length {
-                return Ok(Written {
-                    content: Some(old.clone()),
-                    checksum: base.checksum,
-                });
-            }
-            if shape.payload.is_none()
-                && shape.length < base.length
-                && SizeClass::holding(shape.length) == Some(old.slot.position().group.class)
-            {
-                return self.cut(request, base, old, shape.length).await;
-            }
-            if let Some(from) = append_start(base, old, shape) {
-                return self.append(request, base, old, shape, from).await;
-            }
-        }
-        self.copy(request, old, shape).await
     }
 
     /// The head of the old bytes, where they are.
-    async fn cut(
-        &self,
-        request: &UpdateRequest,
-        base: &Version,
-        old: &Content,
-        length: u32,
-    ) -> Result<Written, EngineError> {
-        let mut blocks: Vec<Checksum> = old.blocks[..block_count(length) as usize].to_vec();
+    async fn cut(&self, base: Base<'_>, length: u32) -> Result<Written, EngineError> {
+        let mut patches = Vec::new();
         let last = round_down(length) / BLOCK_BYTES;
         if !length.is_multiple_of(BLOCK_BYTES) {
-            let source = Source {
-                chunk: request.key.chunk,
-                content: old,
-                length: base.length,
-            };
             let buf = self.buffers.allocate(BLOCK_BYTES as usize);
-            let buf = self.read_blocks(&source, last..last + 1, buf).await?;
+            let buf = self.read_blocks(base.source, last..last + 1, buf).await?;
             let rest = (length % BLOCK_BYTES) as usize;
-            blocks[last as usize] = Checksum::of(&buf[..rest]);
+            patches.push(Patch {
+                first: last,
+                sums: vec![Checksum::of(&buf[..rest])],
+                places: Places::Kept,
+            });
         }
-        let checksum = of_whole(&blocks, length);
-        Ok(Written {
-            content: Some(Content {
-                slot: old.slot.clone(),
-                blocks: blocks.into(),
-            }),
-            checksum,
-        })
+        let keep = block_count(length);
+        Ok(patched(base, length, keep, &patches, None))
     }
 
-    /// New bytes behind the old ones, in their slot. `from` is where they start, claimed.
+    /// The changed blocks into the log.
+    async fn log(
+        &self,
+        request: &UpdateRequest,
+        base: Base<'_>,
+        shape: &Shape,
+        blocks: Range<u32>,
+    ) -> Result<Written, EngineError> {
+        let bytes = self
+            .changed_blocks(request, base.source, shape, blocks.clone())
+            .await?;
+        let content = (shape.length - blocks.start * BLOCK_BYTES) as usize;
+        let sums: Vec<Checksum> = of_blocks(&bytes[..content.min(bytes.len())]).collect();
+        let data = LogData::new(request.key, bytes.clone());
+        let patch = logged(blocks.start, sums, &data, 0);
+        let keep = block_count(base.source.length());
+        let payload = Some((data, bytes));
+        Ok(patched(base, shape.length, keep, &[patch], payload))
+    }
+
+    /// Whole blocks of new content: the payload, zeros, and what stays of old blocks that change in part.
+    async fn changed_blocks(
+        &self,
+        request: &UpdateRequest,
+        source: &Source,
+        shape: &Shape,
+        blocks: Range<u32>,
+    ) -> Result<SharedBuf, EngineError> {
+        let bytes = blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES;
+        if let (Some(payload), Some(range)) = (&request.payload, &shape.payload)
+            && *range == bytes
+        {
+            if Checksum::of(payload) != request.payload_checksum {
+                return Err(payload_mismatch(request));
+            }
+            return Ok(payload.clone());
+        }
+        let mut buf = self
+            .buffers
+            .allocate_zeroed((bytes.end - bytes.start) as usize);
+        let mut stays: Vec<u32> = [blocks.start, blocks.end - 1]
+            .into_iter()
+            .filter(|&block| shape.keeps_part_of(block))
+            .collect();
+        stays.dedup();
+        for block in stays {
+            let old = self.buffers.allocate(BLOCK_BYTES as usize);
+            let old = self.read_blocks(source, block..block + 1, old).await?;
+            let kept = shape
+                .kept
+                .saturating_sub(block * BLOCK_BYTES)
+                .min(BLOCK_BYTES) as usize;
+            let to = ((block - blocks.start) * BLOCK_BYTES) as usize;
+            buf[to..to + kept].copy_from_slice(&old[..kept]);
+        }
+        place_payload(&mut buf, bytes.start, request, shape);
+        Ok(buf.freeze())
+    }
+
+    /// New bytes behind the old ones, in their slot. `from` is the block where they start, claimed; what the last old
+    /// block gets goes into the log.
     async fn append(
         &self,
         request: &UpdateRequest,
-        base: &Version,
-        old: &Content,
+        base: Base<'_>,
         shape: &Shape,
         from: u32,
     ) -> Result<Written, EngineError> {
+        let start = from * BLOCK_BYTES;
+        let mut patches = Vec::new();
+        let mut payload = None;
+        if !base.source.length().is_multiple_of(BLOCK_BYTES) {
+            let changed = self.changed_blocks(request, base.source, shape, from - 1..from);
+            let bytes = changed.await?;
+            let data = LogData::new(request.key, bytes.clone());
+            patches.push(logged(from - 1, of_blocks(&bytes).collect(), &data, 0));
+            payload = Some((data, bytes));
+        }
         let image = match &request.payload {
-            Some(payload) if shape.payload.as_ref().is_some_and(|at| at.start == from) => {
+            Some(payload) if shape.payload.as_ref().is_some_and(|at| at.start == start) => {
                 self.payload_image(request, payload)?
             }
             _ => {
                 let mut buf = self
                     .buffers
-                    .allocate(round_up(shape.length - from) as usize);
-                buf.fill(0);
-                place_payload(&mut buf, from, request, shape);
-                image_of(buf, shape.length - from)
+                    .allocate_zeroed(round_up(shape.length - start) as usize);
+                place_payload(&mut buf, start, request, shape);
+                image_of(buf, shape.length - start)
             }
         };
-        let mut checksum = base.checksum;
-        let mut left = shape.length - from;
-        for &block in &image.blocks {
-            checksum = append_block(checksum, block, left.min(BLOCK_BYTES));
-            left -= left.min(BLOCK_BYTES);
-        }
-        self.write_image(&old.slot, from, image.pieces).await?;
-        let blocks = old.blocks.iter().copied().chain(image.blocks);
-        Ok(Written {
-            content: Some(Content {
-                slot: old.slot.clone(),
-                blocks: blocks.collect(),
-            }),
-            checksum,
-        })
+        patches.push(Patch {
+            first: from,
+            sums: image.sums,
+            places: Places::Slot,
+        });
+        self.write_image(base.source.slot(), start, image.pieces)
+            .await?;
+        let keep = block_count(base.source.length());
+        let mut written = patched(base, shape.length, keep, &patches, payload);
+        written.in_slot = true;
+        Ok(written)
     }
 
     /// All bytes into a new slot.
     async fn copy(
         &self,
         request: &UpdateRequest,
-        old: Option<(&Version, &Content)>,
+        old: Option<&Source>,
         shape: &Shape,
     ) -> Result<Written, EngineError> {
         let class = SizeClass::holding(shape.length);
         let class = class.expect("the shape was checked against the largest class");
         let purpose = match old {
-            Some((_, old)) if old.slot.position().group.class >= class => Purpose::NewVersion,
+            Some(old) if old.slot().position().group.class >= class => Purpose::NewVersion,
             _ => Purpose::NewChunk,
         };
         let slot = self.slots.allocate(class, purpose).await?;
@@ -157,20 +235,52 @@ impl Inner {
             }
             _ => self.merge(request, old, shape).await?,
         };
-        let checksum = of_whole(&image.blocks, shape.length);
+        let checksum = of_whole(&image.sums, shape.length);
+        let position = StoredPosition::of(slot.position());
+        let sums = checksums_to(&image.sums);
+        if round_up(shape.length) <= self.small_update_bytes {
+            // One sync instead of two; the bytes go to the slot later.
+            let bytes = self.in_one_piece(image.pieces);
+            let data = LogData::new(request.key, bytes.clone());
+            let detail = Blocks::in_slot(Vec::new()).patched(0, &[logged(0, image.sums, &data, 0)]);
+            let detail = detail.expect("a patch of all blocks fits");
+            return Ok(Written {
+                content: Some(Content::new(slot, Some(Arc::new(detail)))),
+                checksum,
+                body: StoredBody::Logged { position, sums },
+                payload: Some((data, bytes)),
+                in_slot: false,
+            });
+        }
         let claimed = slot.claim(0, round_up(shape.length));
         assert!(claimed, "a new slot has not been written");
         self.write_image(&slot, 0, image.pieces).await?;
+        let detail = Arc::new(Blocks::in_slot(image.sums));
         Ok(Written {
-            content: Some(Content {
-                slot,
-                blocks: image.blocks.into(),
-            }),
+            content: Some(Content::new(slot, Some(detail))),
             checksum,
+            body: StoredBody::Whole { position, sums },
+            payload: None,
+            in_slot: true,
         })
     }
 
-    async fn write_image(
+    fn in_one_piece(&self, pieces: Vec<SharedBuf>) -> SharedBuf {
+        if let [piece] = &pieces[..] {
+            return piece.clone();
+        }
+        let mut buf = self
+            .buffers
+            .allocate(pieces.iter().map(|piece| piece.len()).sum());
+        let mut at = 0;
+        for piece in pieces {
+            buf[at..at + piece.len()].copy_from_slice(&piece);
+            at += piece.len();
+        }
+        buf.freeze()
+    }
+
+    pub(crate) async fn write_image(
         &self,
         slot: &Arc<Slot>,
         from: u32,
@@ -188,11 +298,9 @@ impl Inner {
         payload: &SharedBuf,
     ) -> Result<Image, EngineError> {
         let length = length_of(payload);
-        let blocks: Vec<Checksum> = of_blocks(payload).collect();
-        if of_whole(&blocks, length) != request.payload_checksum {
-            return Err(EngineError::PayloadMismatch {
-                chunk: request.key.chunk,
-            });
+        let sums: Vec<Checksum> = of_blocks(payload).collect();
+        if of_whole(&sums, length) != request.payload_checksum {
+            return Err(payload_mismatch(request));
         }
         let aligned = payload
             .as_ptr()
@@ -210,24 +318,19 @@ impl Inner {
             buf[rest.len()..].fill(0);
             pieces.push(buf.freeze());
         }
-        Ok(Image { pieces, blocks })
+        Ok(Image { pieces, sums })
     }
 
     /// Old bytes, zeros and payload in one buffer.
     async fn merge(
         &self,
         request: &UpdateRequest,
-        old: Option<(&Version, &Content)>,
+        old: Option<&Source>,
         shape: &Shape,
     ) -> Result<Image, EngineError> {
         let mut buf = self.buffers.allocate(round_up(shape.length) as usize);
-        if let Some((base, content)) = old {
-            let source = Source {
-                chunk: request.key.chunk,
-                content,
-                length: base.length,
-            };
-            buf = self.read_kept(&source, shape, buf).await?;
+        if let Some(source) = old {
+            buf = self.read_kept(source, shape, buf).await?;
         }
         let payload = shape.payload.clone().unwrap_or(shape.kept..shape.kept);
         let (kept, total) = (shape.kept as usize, buf.len());
@@ -236,30 +339,27 @@ impl Inner {
         }
         buf[kept.max(payload.end as usize)..total].fill(0);
         place_payload(&mut buf, 0, request, shape);
-        let block_range = |block: u32| {
+        let sums = (0..block_count(shape.length)).map(|block| {
             let start = block * BLOCK_BYTES;
-            start..(start + BLOCK_BYTES).min(shape.length)
-        };
-        let blocks = (0..block_count(shape.length)).map(|block| {
-            let range = block_range(block);
+            let range = start..(start + BLOCK_BYTES).min(shape.length);
             match old {
-                Some((base, content)) if is_untouched(&range, base.length, shape) => {
-                    content.blocks[block as usize]
+                Some(old) if is_untouched(&range, old.length(), shape) => {
+                    old.detail.sums[block as usize]
                 }
                 _ => Checksum::of(&buf[range.start as usize..range.end as usize]),
             }
         });
-        let blocks = blocks.collect();
+        let sums = sums.collect();
         Ok(Image {
             pieces: vec![buf.freeze()],
-            blocks,
+            sums,
         })
     }
 
     /// Reads the old blocks of which bytes stay, to their places.
     async fn read_kept(
         &self,
-        source: &Source<'_>,
+        source: &Source,
         shape: &Shape,
         mut buf: RegisteredBuf,
     ) -> Result<RegisteredBuf, EngineError> {
@@ -285,35 +385,61 @@ impl Inner {
     }
 }
 
-/// Where an append starts when it may go behind the committed bytes: they end at a block, and nobody has written
-/// or is writing there. Claims the bytes.
-fn append_start(base: &Version, old: &Content, shape: &Shape) -> Option<u32> {
-    let from = base.length;
-    let behind = shape
-        .payload
-        .as_ref()
-        .is_none_or(|payload| payload.start >= from);
-    let append = shape.kept == from
-        && behind
-        && shape.length > from
-        && from.is_multiple_of(BLOCK_BYTES)
-        && shape.length <= old.slot.bytes();
-    (append && old.slot.claim(from, round_up(shape.length))).then_some(from)
+/// Blocks that lie in the log, from the block `at` of the data on.
+fn logged(first: u32, sums: Vec<Checksum>, data: &Arc<LogData>, at: u32) -> Patch<Logged> {
+    let places = (at..at + length_of_blocks(&sums)).map(|at| Logged {
+        data: data.clone(),
+        at,
+    });
+    Patch {
+        first,
+        places: Places::Log(places.collect()),
+        sums,
+    }
 }
 
-/// The old blocks of which bytes stay: those before the payload, and those after it. The second range starts at
-/// or behind the end of the first.
-fn kept_blocks(shape: &Shape) -> [Range<u32>; 2] {
-    let end = block_count(shape.kept);
-    let Some(payload) = &shape.payload else {
-        return [0..end, end..end];
+/// The first `keep` blocks of the old content, patched.
+fn patched(
+    base: Base<'_>,
+    length: u32,
+    keep: u32,
+    patches: &[Patch<Logged>],
+    payload: Option<(Arc<LogData>, SharedBuf)>,
+) -> Written {
+    let old = &base.source.detail;
+    let detail: Detail = old
+        .patched(keep, patches)
+        .expect("the patches were made for this content");
+    let checksum = if length == base.source.length() {
+        let changed = patches
+            .iter()
+            .flat_map(|patch| (patch.first..).zip(&patch.sums));
+        changed.fold(base.checksum, |whole, (block, &new)| {
+            let end = ((block + 1) * BLOCK_BYTES).min(length);
+            replace_block(whole, old.sums[block as usize], new, length - end)
+        })
+    } else {
+        of_whole(&detail.sums, length)
     };
-    let before = block_count(payload.start.min(shape.kept));
-    if payload.end >= shape.kept {
-        return [0..before, before..before];
+    Written {
+        content: Some(Content::new(
+            base.source.slot().clone(),
+            Some(Arc::new(detail)),
+        )),
+        checksum,
+        body: StoredBody::Patched {
+            keep,
+            patches: patches.iter().map(StoredPatch::new).collect(),
+        },
+        payload,
+        in_slot: false,
     }
-    let after = (payload.end / BLOCK_BYTES).max(before);
-    [0..before, after..end]
+}
+
+fn payload_mismatch(request: &UpdateRequest) -> EngineError {
+    EngineError::PayloadMismatch {
+        chunk: request.key.chunk,
+    }
 }
 
 /// Whether a block of the new content is the old one.
@@ -330,71 +456,27 @@ fn length_of(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("the shape was checked against the size of chunks")
 }
 
-/// Puts the payload to its place in a buffer that starts at byte `from` of the content.
+fn length_of_blocks(sums: &[Checksum]) -> u32 {
+    u32::try_from(sums.len()).expect("the shape was checked against the size of chunks")
+}
+
+/// Puts the part of the payload that falls into a buffer, which starts at byte `from` of the content, to its place.
 fn place_payload(buf: &mut [u8], from: u32, request: &UpdateRequest, shape: &Shape) {
     if let (Some(range), Some(payload)) = (&shape.payload, &request.payload) {
-        buf[(range.start - from) as usize..(range.end - from) as usize].copy_from_slice(payload);
+        let end = from.saturating_add(length_of(buf));
+        let (start, end) = (range.start.max(from), range.end.min(end));
+        if start < end {
+            let part = &payload[(start - range.start) as usize..(end - range.start) as usize];
+            buf[(start - from) as usize..(end - from) as usize].copy_from_slice(part);
+        }
     }
 }
 
 /// A filled buffer of whole blocks, of which `length` bytes are content.
 fn image_of(buf: RegisteredBuf, length: u32) -> Image {
-    let blocks = of_blocks(&buf[..length as usize]).collect();
+    let sums = of_blocks(&buf[..length as usize]).collect();
     Image {
         pieces: vec![buf.freeze()],
-        blocks,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const B: u32 = BLOCK_BYTES;
-
-    fn shape(kept: u32, payload: Option<Range<u32>>) -> Shape {
-        let length = payload
-            .as_ref()
-            .map_or(kept, |payload| payload.end.max(kept));
-        Shape {
-            exists: true,
-            length,
-            kept,
-            payload,
-        }
-    }
-
-    #[test]
-    fn only_blocks_of_which_bytes_stay_are_read() {
-        let ranges = |kept, payload| kept_blocks(&shape(kept, payload));
-        assert_eq!(ranges(10 * B, None), [0..10, 10..10]);
-        assert_eq!(ranges(10 * B, Some(2 * B..4 * B)), [0..2, 4..10]);
-        assert_eq!(ranges(10 * B, Some(2 * B + 1..4 * B + 1)), [0..3, 4..10]);
-        assert_eq!(ranges(10 * B, Some(2 * B + 1..2 * B + 9)), [0..3, 3..10]);
-        assert_eq!(ranges(10 * B, Some(0..10 * B)), [0..0, 0..0]);
-        assert_eq!(ranges(10 * B, Some(8 * B..12 * B)), [0..8, 8..8]);
-        let within_the_last = ranges(10 * B - 5, Some(9 * B + 1..10 * B - 7));
-        assert_eq!(within_the_last, [0..10, 10..10]);
-        assert_eq!(ranges(3, Some(9 * B..10 * B)), [0..1, 1..1]);
-    }
-
-    /// For all small shapes: each old byte that stays lies in a block that is read.
-    #[test]
-    fn every_byte_that_stays_is_read() {
-        let edges = [0, 1, B - 1, B, B + 1, 2 * B, 3 * B - 1, 3 * B];
-        for kept in edges {
-            for start in edges {
-                for end in edges.into_iter().filter(|&end| end > start) {
-                    let [before, after] = kept_blocks(&shape(kept, Some(start..end)));
-                    assert!(before.end <= after.start && after.end <= block_count(kept));
-                    for byte in edges.into_iter().filter(|&byte| byte < kept) {
-                        let stays = byte < start || byte >= end;
-                        let block = byte / B;
-                        let read = before.contains(&block) || after.contains(&block);
-                        assert!(read || !stays, "{kept} {start}..{end}: byte {byte}");
-                    }
-                }
-            }
-        }
+        sums,
     }
 }

@@ -6,7 +6,11 @@ use std::ops::Range;
 use types::chunk::Update;
 
 use super::super::{Change, UpdateRequest};
-use crate::{chunk_meta::Version, error::EngineError, group::SizeClass};
+use crate::{
+    chunk_meta::Head,
+    error::EngineError,
+    group::{BLOCK_BYTES, SizeClass},
+};
 
 /// The content of a new version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +25,8 @@ pub(super) struct Shape {
 
 impl Shape {
     /// Checks the request against the committed version and the chunk's size.
-    pub(super) fn of(base: Option<&Version>, request: &UpdateRequest) -> Result<Self, EngineError> {
-        let base = base.filter(|base| base.exists);
+    pub(super) fn of(base: Option<&Head>, request: &UpdateRequest) -> Result<Self, EngineError> {
+        let base = base.filter(|base| base.exists());
         let old = base.map_or(0, |base| base.length);
         let plain = |length: u32| Self {
             exists: true,
@@ -58,6 +62,17 @@ impl Shape {
         end_of(request, u64::from(shape.length))?;
         shape.check_payload(request)?;
         Ok(shape)
+    }
+
+    /// Whether a block keeps some of the old bytes.
+    pub(super) fn keeps_part_of(&self, block: u32) -> bool {
+        let start = block * BLOCK_BYTES;
+        let end = self.kept.min(start.saturating_add(BLOCK_BYTES));
+        let covered = self
+            .payload
+            .as_ref()
+            .is_some_and(|payload| payload.start <= start && end <= payload.end);
+        start < end && !covered
     }
 
     fn check_payload(&self, request: &UpdateRequest) -> Result<(), EngineError> {

@@ -1,0 +1,109 @@
+//! What an engine does in the background: checkpoints, folding, giving empty groups back, files for the log to come.
+//!
+//! One task, so that none of these meets another. It looks when it is told to, and ends with the engine.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{env::Task, sync::Mutex};
+
+use super::Inner;
+use crate::error::EngineError;
+
+/// Between two rounds of folding that freed nothing.
+const REST: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(super) struct Maintenance {
+    stopping: Arc<AtomicBool>,
+    wake: Arc<tokio::sync::Notify>,
+    task: Mutex<Option<Task<()>>>,
+}
+
+impl Maintenance {
+    pub(super) fn start(inner: &Arc<Inner>) -> Self {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let wake = inner.wake.clone();
+        let work = run(Arc::downgrade(inner), wake.clone(), stopping.clone());
+        let task = inner.env.spawn("engine-maintenance", work);
+        Self {
+            stopping,
+            wake,
+            task: Mutex::new(Some(task)),
+        }
+    }
+
+    /// Ends it after the step it is in.
+    pub(super) async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            task.join().await;
+        }
+    }
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.lock().take() {
+            task.abort();
+        }
+    }
+}
+
+/// The engine is held only during a round, so that it can go.
+async fn run(engine: Weak<Inner>, wake: Arc<tokio::sync::Notify>, stopping: Arc<AtomicBool>) {
+    loop {
+        wake.notified().await;
+        let Some(inner) = engine.upgrade() else {
+            return;
+        };
+        if stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = inner.maintain(&stopping).await {
+            tracing::debug!(%error, "no maintenance any more");
+            return;
+        }
+    }
+}
+
+impl Inner {
+    async fn maintain(&self, stopping: &AtomicBool) -> Result<(), EngineError> {
+        self.grow_log().await?;
+        if self.checkpointer.is_due() {
+            self.checkpointer.run(&self.log).await?;
+        }
+        while self.log.fill().wants_folding() && !stopping.load(Ordering::Relaxed) {
+            let before = self.log.fill();
+            let folded = self.fold().await?;
+            self.checkpointer.run(&self.log).await?;
+            // The segments that were emptied just now are held until the store has forgotten them for good.
+            self.checkpointer.run(&self.log).await?;
+            tracing::debug!(?folded, fill = ?self.log.fill(), "folded");
+            if self.log.fill().used_segments >= before.used_segments {
+                self.env.sleep(REST).await;
+                if !before.is_full() {
+                    break;
+                }
+            }
+        }
+        self.slots.give_back_empty().await;
+        Ok(())
+    }
+
+    /// Makes a file for the log ahead of its need.
+    async fn grow_log(&self) -> Result<(), EngineError> {
+        let grown = self.log.grow_ahead().await;
+        grown.map_err(|error| self.health.fail(format!("cannot grow the log: {error}")))?;
+        self.slots
+            .set_reserve(self.reserve_bytes + self.log.unallocated_bytes());
+        Ok(())
+    }
+}
