@@ -48,6 +48,8 @@ use crate::{
 
 pub(crate) const CHAIN: ChainId = ChainId(1);
 pub(crate) const CHUNK_SIZE: u32 = 64 << 10;
+/// Smaller than a chunk, so that tests can have bytes in the log and bytes in slots.
+pub(crate) const SMALL_UPDATE_BYTES: u32 = 16 << 10;
 pub(crate) use PublicState::{LastServing, Offline, Serving, Syncing, Waiting};
 
 /// A node that runs.
@@ -496,6 +498,8 @@ async fn open_engine(env: &Env, dir: &Path, capacity_bytes: u64) -> Engine {
         capacity_bytes,
         reserve_bytes: 0,
         preallocate_bytes: 1 << 20,
+        log_bytes: 4 << 20,
+        small_update_bytes: SMALL_UPDATE_BYTES,
         ..EngineConfig::default()
     };
     // A node that was killed holds its directory until its last task has seen the shutdown.

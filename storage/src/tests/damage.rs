@@ -7,7 +7,14 @@ use std::{
 
 use types::{rpc::storage::ReadMode, status::StatusCode, version::ChunkVersion};
 
-use super::cluster::{Cluster, chunk};
+use super::cluster::{Cluster, SMALL_UPDATE_BYTES, chunk};
+
+/// Content that starts so, and is long enough to lie in the slot.
+fn content(start: &[u8]) -> Vec<u8> {
+    let mut content = start.to_vec();
+    content.resize(SMALL_UPDATE_BYTES as usize + 5000, 7);
+    content
+}
 
 /// Overwrites the stored bytes of a chunk behind the engine's back.
 fn rot(cluster: &Cluster, id: u64) {
@@ -28,7 +35,7 @@ fn rot(cluster: &Cluster, id: u64) {
 async fn a_damaged_chunk_is_not_shown_and_is_repaired() {
     let cluster = Cluster::start(2).await;
     cluster
-        .write(1, chunk(0), 0, b"healthy bytes")
+        .write(1, chunk(0), 0, &content(b"healthy bytes"))
         .await
         .unwrap();
     for id in [1, 2] {
@@ -43,7 +50,7 @@ async fn a_damaged_chunk_is_not_shown_and_is_repaired() {
             .read(id, chunk(0), ReadMode::Linearizable)
             .await
             .unwrap();
-        assert_eq!(bytes, b"healthy bytes", "target {id}");
+        assert_eq!(bytes, content(b"healthy bytes"), "target {id}");
         assert_eq!(done.commit_version, ChunkVersion(1));
     }
     assert_eq!(cluster.contents(1), cluster.contents(2));
@@ -53,7 +60,7 @@ async fn a_damaged_chunk_is_not_shown_and_is_repaired() {
 async fn a_follower_with_a_damaged_chunk_is_sent_the_whole() {
     let cluster = Cluster::start(3).await;
     cluster
-        .write(1, chunk(0), 0, b"healthy bytes")
+        .write(1, chunk(0), 0, &content(b"healthy bytes"))
         .await
         .unwrap();
     rot(&cluster, 2);
@@ -65,6 +72,6 @@ async fn a_follower_with_a_damaged_chunk_is_sent_the_whole() {
             .read(id, chunk(0), ReadMode::Linearizable)
             .await
             .unwrap();
-        assert_eq!(bytes, b"healthy words", "target {id}");
+        assert_eq!(bytes, content(b"healthy words"), "target {id}");
     }
 }
