@@ -179,3 +179,6 @@ fn parse_entries(
         Err(BatchError::Entry)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,3 +135,174 @@ fn damaged(file: u32, missing: u64, found: u64) -> OpenError {
         )],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use common::env::Env;
+    use types::id::{ChainId, TargetId};
+
+    use super::*;
+    use crate::{
+        device::mem::{MemDevice, PowerSwitch},
+        log::{Log, Parts, SEGMENT_BYTES_MIN},
+    };
+
+    const START: LogStart = LogStart {
+        disk: 77,
+        segment: 1,
+        batch: 1,
+    };
+
+    fn entry(number: u64) -> LogEntry {
+        LogEntry::Target {
+            target: TargetId(number),
+            chain: ChainId(1),
+        }
+    }
+
+    struct Disk {
+        device: Arc<MemDevice>,
+        buffers: BufPool,
+    }
+
+    impl Disk {
+        fn new() -> Self {
+            Self {
+                device: Arc::new(MemDevice::new(&Env::seeded(1), PowerSwitch::lasting())),
+                buffers: BufPool::new(1 << 20),
+            }
+        }
+
+        async fn files(&self) -> Vec<(u32, u64)> {
+            let files = self.device.list().await.unwrap();
+            let log = files.into_iter().filter_map(|(id, bytes)| match id {
+                FileId::Log(number) => Some((number, bytes)),
+                FileId::Group(_) => None,
+            });
+            log.collect()
+        }
+
+        async fn replay(&self) -> Result<Replay, OpenError> {
+            let device: Arc<dyn Device> = self.device.clone();
+            replay(&device, &self.buffers, &self.files().await, START).await
+        }
+
+        /// A log that goes on behind what is there.
+        async fn open(&self) -> Log {
+            let replay = self.replay().await.unwrap();
+            let (log, _) = Log::new(Parts {
+                device: self.device.clone(),
+                buffers: self.buffers.clone(),
+                log_bytes: 16 * SEGMENT_BYTES_MIN,
+                files: self.files().await,
+                start: START,
+                segments: replay.segments,
+                next_segment: replay.next_segment,
+                next_batch: replay.next_batch,
+            });
+            log.prepare().await.unwrap();
+            log
+        }
+
+        async fn append(&self, log: &Log, number: u64, blocks: usize) {
+            let payload = self.buffers.allocate_zeroed(blocks * BLOCK).freeze();
+            let moved = LogEntry::Moved {
+                from: LogRef { segment: 0, at: 0 },
+                blocks: u32::try_from(blocks).unwrap(),
+            };
+            let entries = [entry(number).encode(), moved.encode()];
+            log.append(&entries, &[payload]).await.unwrap();
+        }
+    }
+
+    fn numbers(replay: &Replay) -> Vec<u64> {
+        let entries = replay.entries.iter();
+        let numbers = entries.filter_map(|(entry, _)| match entry {
+            LogEntry::Target { target, .. } => Some(target.0),
+            _ => None,
+        });
+        numbers.collect()
+    }
+
+    #[tokio::test]
+    async fn batches_come_back_in_order_over_segments_and_openings() {
+        let disk = Disk::new();
+        for life in 0..3_u64 {
+            let log = disk.open().await;
+            for number in 0..10 {
+                disk.append(&log, life * 10 + number, 20).await;
+            }
+        }
+        let replay = disk.replay().await.unwrap();
+        assert_eq!(numbers(&replay), (0..30).collect::<Vec<_>>());
+        assert_eq!(replay.next_batch, 31);
+        // A segment has room for three batches of 21 blocks each.
+        assert_eq!(replay.segments.len(), 12);
+        assert_eq!(replay.next_segment, 13);
+    }
+
+    #[tokio::test]
+    async fn a_torn_last_batch_was_not_acknowledged() {
+        let disk = Disk::new();
+        let log = disk.open().await;
+        for number in 0..2 {
+            disk.append(&log, number, 1).await;
+        }
+        disk.device.flip_bit(FileId::Log(0), 2 * BLOCK + 100);
+        let replay = disk.replay().await.unwrap();
+        assert_eq!(
+            numbers(&replay),
+            [0, 1],
+            "zeros behind the entries do not count"
+        );
+        disk.device.flip_bit(FileId::Log(0), 3 * BLOCK + 100);
+        let replay = disk.replay().await.unwrap();
+        assert_eq!((numbers(&replay), replay.next_batch), (vec![0], 2));
+        // The number of the torn one is used again, in another segment.
+        let log = disk.open().await;
+        disk.append(&log, 7, 1).await;
+        assert_eq!(numbers(&disk.replay().await.unwrap()), [0, 7]);
+    }
+
+    #[tokio::test]
+    async fn damage_before_the_end_stops_the_disk() {
+        for damaged in 0..5 {
+            let disk = Disk::new();
+            let log = disk.open().await;
+            for number in 0..6 {
+                disk.append(&log, number, 20).await;
+            }
+            let (file, at) = (damaged / 3, damaged % 3 * 21);
+            let payload = FileId::Log(u32::try_from(file).unwrap());
+            disk.device.flip_bit(payload, (at + 5) * BLOCK);
+            let error = disk.replay().await.unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains(&format!("lacks batch {}", damaged + 1)),
+                "{text}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_use_left_is_not_taken_for_the_present() {
+        let disk = Disk::new();
+        let log = disk.open().await;
+        // Nobody needs the segments, so the three files are written round and round.
+        for number in 0..50 {
+            disk.append(&log, number, 40).await;
+            log.release_before(log.end());
+        }
+        assert_eq!(disk.files().await.len(), 3);
+        let start = LogStart {
+            segment: log.end().segment,
+            batch: 50,
+            ..START
+        };
+        let device: Arc<dyn Device> = disk.device.clone();
+        let files = disk.files().await;
+        let replay = replay(&device, &disk.buffers, &files, start).await.unwrap();
+        assert_eq!(numbers(&replay), [49]);
+        assert_eq!(replay.next_batch, 51);
+    }
+}
