@@ -1,0 +1,132 @@
+//! fio, the measure: what the disk gives to a program that does nothing but I/O.
+//!
+//! It works on one file, written in full before, so that it never pays for making space. That is the hardest
+//! opponent: the engine makes files, and says only what is durable.
+
+use std::{fs, io, path::PathBuf, process::Stdio};
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::{CHUNK_BYTES, Failure};
+
+/// The version; an error that says how to get it when it is not there.
+pub(crate) fn version() -> Result<String, Failure> {
+    let output = std::process::Command::new("fio").arg("--version").output();
+    match output {
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        }
+        _ => Err("fio is not installed; `apt install fio` or `dnf install fio` does that".into()),
+    }
+}
+
+/// What fio does.
+#[derive(Clone, Copy)]
+pub(crate) struct Job {
+    /// As fio calls it.
+    pub(crate) kind: &'static str,
+    pub(crate) block_bytes: u32,
+    pub(crate) depth: u32,
+    /// An fdatasync after so many writes; 0: never, so nothing is durable.
+    pub(crate) sync_every: u32,
+}
+
+/// What it got.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw {
+    pub(crate) operations_per_second: f64,
+    /// Processor microseconds of one operation.
+    pub(crate) cpu_microseconds: f64,
+}
+
+/// fio with its file.
+pub(crate) struct Fio {
+    file: PathBuf,
+    size: u64,
+    seconds: u64,
+}
+
+impl Fio {
+    pub(crate) fn new(file: PathBuf, size: u64, seconds: u64) -> Self {
+        Self {
+            file,
+            size,
+            seconds,
+        }
+    }
+
+    /// Writes the file once from start to end.
+    pub(crate) async fn lay_out(&self) -> Result<(), Failure> {
+        let job = Job {
+            kind: "write",
+            block_bytes: CHUNK_BYTES,
+            depth: 16,
+            sync_every: 0,
+        };
+        self.start(job, &["--end_fsync=1".to_owned()]).await?;
+        Ok(())
+    }
+
+    /// Gives the space of the file back.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn run(&self, job: Job) -> Result<Raw, Failure> {
+        let time = [
+            "--time_based".to_owned(),
+            format!("--runtime={}", self.seconds),
+        ];
+        let report = self.start(job, &time).await?;
+        let report = report.pointer("/jobs/0");
+        let number = |path: &str| report.and_then(|report| report.pointer(path)?.as_f64());
+        let side = if job.kind.ends_with("read") {
+            "read"
+        } else {
+            "write"
+        };
+        let raw = number(&format!("/{side}/iops")).and_then(|rate| {
+            let cpu_percent = number("/usr_cpu")? + number("/sys_cpu")?;
+            Some(Raw {
+                operations_per_second: rate,
+                cpu_microseconds: cpu_percent / 100.0 * 1e6 / rate,
+            })
+        });
+        raw.ok_or_else(|| "the report of fio is not as expected".into())
+    }
+
+    async fn start(&self, job: Job, more: &[String]) -> Result<Value, Failure> {
+        let mut command = Command::new("fio");
+        command
+            .arg("--name=raw")
+            .arg(format!("--filename={}", self.file.display()))
+            .arg(format!("--size={}", self.size))
+            .arg(format!("--rw={}", job.kind))
+            .arg(format!("--bs={}", job.block_bytes))
+            .arg(format!("--iodepth={}", job.depth))
+            .args(["--ioengine=io_uring", "--direct=1", "--output-format=json"])
+            // In one process, which ends as a whole when it is killed.
+            .arg("--thread")
+            // Blocks are drawn as the engine's load draws them: with repetition, others each time.
+            .args(["--norandommap", "--randrepeat=0"])
+            .args(more);
+        if job.sync_every > 0 {
+            command.arg(format!("--fdatasync={}", job.sync_every));
+        }
+        // A run that is interrupted leaves no fio behind that fills the disk.
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = command.output().await?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("fio failed: {stderr}{stdout}").into());
+        }
+        // Warnings may come before the report.
+        let report = stdout.find('{').map_or("", |start| &stdout[start..]);
+        Ok(serde_json::from_str(report)?)
+    }
+}

@@ -1,0 +1,254 @@
+//! Reads and writes, in rounds: the engine, then fio.
+
+use std::{fs, io, path::PathBuf, time::Duration};
+
+use engine::{Engine, EngineConfig};
+
+use super::{
+    Bench, CHUNK_BYTES, Failure, SMALL_BYTES,
+    fio::{Job, Raw},
+    load::{self, Creator, Done, Overwriter, Random, Reader},
+    process,
+    table::{Goal, Row, Unit},
+};
+
+const LARGE_DEPTH: u32 = 16;
+const SMALL_DEPTH: u32 = 64;
+/// More than any disk needs for the data set.
+const FILL_TIME: Duration = Duration::from_secs(24 * 3600);
+
+fn disk(bench: &Bench) -> PathBuf {
+    bench.dir.join("disk")
+}
+
+fn chunks(bench: &Bench) -> Result<u32, Failure> {
+    Ok(u32::try_from(bench.options.size / u64::from(CHUNK_BYTES))?)
+}
+
+/// Opens the disk for `work`, and closes it: fio has the machine for itself afterwards.
+async fn with_engine<T>(
+    bench: &Bench,
+    dir: PathBuf,
+    work: impl AsyncFnOnce(&Engine) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let config = EngineConfig::default();
+    let engine = load::open(&bench.env, &bench.pool, &dir, config).await?;
+    settle(bench).await?;
+    let result = work(&engine).await;
+    engine.close().await;
+    drop(engine);
+    settle(bench).await?;
+    result
+}
+
+async fn settle(bench: &Bench) -> io::Result<()> {
+    let dir = bench.dir.clone();
+    bench.env.blocking(move || process::settle(&dir)).await
+}
+
+async fn remove(bench: &Bench, dir: PathBuf) -> io::Result<()> {
+    let removed = bench.env.blocking(move || fs::remove_dir_all(&dir)).await;
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => settle(bench).await,
+    }
+}
+
+async fn raw(bench: &Bench, job: Job) -> Result<Raw, Failure> {
+    let raw = bench.fio.run(job).await?;
+    settle(bench).await?;
+    Ok(raw)
+}
+
+/// Makes the data set.
+pub(crate) async fn fill(bench: &Bench) -> Result<(), Failure> {
+    let chunks = chunks(bench)?;
+    with_engine(bench, disk(bench), async |engine| {
+        create(bench, engine, chunks, FILL_TIME).await
+    })
+    .await?;
+    Ok(())
+}
+
+/// Removes the data set and the file of fio.
+pub(crate) async fn clear(bench: &Bench) -> Result<(), Failure> {
+    remove(bench, disk(bench)).await?;
+    bench.fio.remove()?;
+    Ok(())
+}
+
+async fn create(
+    bench: &Bench,
+    engine: &Engine,
+    chunks: u32,
+    limit: Duration,
+) -> Result<Done, Failure> {
+    let what = (chunks, CHUNK_BYTES);
+    let team = Creator::team(&bench.env, engine, &bench.payloads, what, LARGE_DEPTH);
+    load::drive(&bench.env, team, limit).await
+}
+
+pub(crate) async fn reads(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let unit = Unit::Bytes { each: CHUNK_BYTES };
+    let mut large = Row::new("read_1m", "1 MiB reads, depth 16", unit).goal(Goal::Ratio(0.97));
+    let mut small = Row::new("read_4k", "4 KiB random reads, depth 64", Unit::Operations)
+        .goal(Goal::Ratio(0.85));
+    let mut cpu = Row::new("read_4k_cpu", "  processor time of one", Unit::Microseconds)
+        .goal(Goal::AtMost(12.0));
+    for round in 1..=bench.options.rounds {
+        bench.progress(&format!("1 MiB reads, round {round}"));
+        let (done, _) = read(bench, CHUNK_BYTES, LARGE_DEPTH).await?;
+        let job = job("randread", CHUNK_BYTES, LARGE_DEPTH, 0);
+        let raw = raw(bench, job).await?;
+        large.add(done.per_second(), Some(raw.operations_per_second));
+    }
+    for round in 1..=bench.options.rounds {
+        bench.progress(&format!("4 KiB reads, round {round}"));
+        let (done, microseconds) = read(bench, SMALL_BYTES, SMALL_DEPTH).await?;
+        let job = job("randread", SMALL_BYTES, SMALL_DEPTH, 0);
+        let raw = raw(bench, job).await?;
+        small.add(done.per_second(), Some(raw.operations_per_second));
+        cpu.add(microseconds, Some(raw.cpu_microseconds));
+    }
+    Ok(vec![large, small, cpu])
+}
+
+/// Also returns processor microseconds of one read.
+async fn read(bench: &Bench, length: u32, depth: u32) -> Result<(Done, f64), Failure> {
+    let chunks = chunks(bench)?;
+    with_engine(bench, disk(bench), async |engine| {
+        let reader = |_| Reader {
+            engine: engine.clone(),
+            chunks,
+            length,
+            random: Random::new(&bench.env),
+        };
+        let before = process::cpu_time()?;
+        let readers = (0..depth).map(reader);
+        let done = load::drive(&bench.env, readers, bench.options.time()).await?;
+        let used = process::cpu_time()?.saturating_sub(before);
+        Ok((done, used.as_secs_f64() * 1e6 / done.operations as f64))
+    })
+    .await
+}
+
+/// The two ways in which fio writes: fdatasync is what the engine's promise is worth.
+struct Writes {
+    plain: Row,
+    durable: Row,
+}
+
+impl Writes {
+    fn new([plain, durable]: [&'static str; 2], title: &str) -> Self {
+        let unit = Unit::Bytes { each: CHUNK_BYTES };
+        let row = |key, title: &str| Row::new(key, title, unit).goal(Goal::Ratio(0.9));
+        let against = "  against fio with fdatasync=16";
+        Self {
+            plain: row(plain, title),
+            durable: row(durable, against),
+        }
+    }
+
+    async fn add(&mut self, bench: &Bench, done: Done) -> Result<(), Failure> {
+        for (row, sync_every) in [(&mut self.plain, 0), (&mut self.durable, LARGE_DEPTH)] {
+            let raw = raw(bench, job("write", CHUNK_BYTES, LARGE_DEPTH, sync_every)).await?;
+            row.add(done.per_second(), Some(raw.operations_per_second));
+        }
+        Ok(())
+    }
+
+    fn rows(self) -> Vec<Row> {
+        vec![self.plain, self.durable]
+    }
+}
+
+/// New chunks on a new disk, as often as it takes to fill the time: so they need no more space than the data set.
+pub(crate) async fn new_chunks(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let mut writes = Writes::new(
+        ["write_new_1m", "write_new_1m_fdatasync"],
+        "1 MiB new chunks, depth 16",
+    );
+    let chunks = chunks(bench)?;
+    for round in 1..=bench.options.rounds {
+        bench.progress(&format!("new chunks, round {round}"));
+        let mut total = Done::default();
+        while total.elapsed < bench.options.time() {
+            let left = bench.options.time() - total.elapsed;
+            let done = with_engine(bench, disk(bench), async |engine| {
+                create(bench, engine, chunks, left).await
+            })
+            .await?;
+            remove(bench, disk(bench)).await?;
+            total.operations += done.operations;
+            total.elapsed += done.elapsed;
+        }
+        writes.add(bench, total).await?;
+    }
+    Ok(writes.rows())
+}
+
+pub(crate) async fn replacements(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let mut writes = Writes::new(
+        ["write_replace_1m", "write_replace_1m_fdatasync"],
+        "1 MiB chunks written anew, depth 16",
+    );
+    for round in 1..=bench.options.rounds {
+        bench.progress(&format!("chunks written anew, round {round}"));
+        let chunks = (chunks(bench)?, CHUNK_BYTES);
+        let done = with_engine(bench, disk(bench), async |engine| {
+            overwrite(bench, engine, chunks, LARGE_DEPTH).await
+        })
+        .await?;
+        writes.add(bench, done).await?;
+    }
+    Ok(writes.rows())
+}
+
+async fn overwrite(
+    bench: &Bench,
+    engine: &Engine,
+    chunks: (u32, u32),
+    depth: u32,
+) -> Result<Done, Failure> {
+    let team = Overwriter::team(&bench.env, engine, &bench.payloads, chunks, depth)?;
+    load::drive(&bench.env, team, bench.options.time()).await
+}
+
+pub(crate) async fn overwrites(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let title = "4 KiB durable overwrites, depth 64";
+    let mut rate = Row::new("overwrite_4k", title, Unit::Operations).goal(Goal::Ratio(0.4));
+    // What the engine puts off until it is closed is work too.
+    let title = "  with the time until it is closed";
+    let mut closed = Row::new("overwrite_4k_closed", title, Unit::Operations);
+    let title = "  bytes written for one";
+    let mut bytes =
+        Row::new("overwrite_4k_written", title, Unit::Count).goal(Goal::AtMost(16384.0));
+    for round in 1..=bench.options.rounds {
+        bench.progress(&format!("4 KiB overwrites, round {round}"));
+        let chunks = (chunks(bench)?, SMALL_BYTES);
+        let (done, before, start) = with_engine(bench, disk(bench), async |engine| {
+            let (before, start) = (process::written_bytes()?, bench.env.now());
+            let done = overwrite(bench, engine, chunks, SMALL_DEPTH).await?;
+            Ok((done, before, start))
+        })
+        .await?;
+        let elapsed = bench.env.now() - start;
+        let written = process::written_bytes()? - before;
+        let job = job("randwrite", SMALL_BYTES, SMALL_DEPTH, SMALL_DEPTH);
+        let raw = raw(bench, job).await?.operations_per_second;
+        let until_closed = Done { elapsed, ..done };
+        rate.add(done.per_second(), Some(raw));
+        closed.add(until_closed.per_second(), Some(raw));
+        bytes.add(written as f64 / done.operations as f64, None);
+    }
+    Ok(vec![rate, closed, bytes])
+}
+
+fn job(kind: &'static str, block_bytes: u32, depth: u32, sync_every: u32) -> Job {
+    Job {
+        kind,
+        block_bytes,
+        depth,
+        sync_every,
+    }
+}
