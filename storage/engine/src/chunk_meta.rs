@@ -206,19 +206,6 @@ impl Record {
         committed.into_iter().chain(pending.filter(|_| !shared))
     }
 
-    /// Whether blocks of it lie in the log.
-    pub(crate) fn is_overlaid(&self) -> bool {
-        let contents = self
-            .versions()
-            .filter_map(|version| version.content.as_ref());
-        let mut details = contents.map(|content| content.detail.load());
-        details.any(|detail| {
-            detail
-                .as_ref()
-                .is_some_and(|detail| !detail.overlay.is_empty())
-        })
-    }
-
     /// Bytes of the slots in use.
     pub(crate) fn slot_bytes(&self) -> u64 {
         self.slots().map(|slot| u64::from(slot.bytes())).sum()

@@ -155,8 +155,6 @@ pub(crate) struct Inner {
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) log: Log,
     pub(crate) state: Mutex<State>,
-    /// Chunks that may have blocks in the log. Locked after `state`.
-    pub(crate) overlaid: Mutex<BTreeSet<ChunkKey>>,
     pub(crate) slots: SlotPool,
     pub(crate) store: Arc<dyn MetaStore>,
     /// How long the store may take to answer.
@@ -259,7 +257,6 @@ impl Engine {
             committer,
             checkpointer: opened.checkpointer,
             log: opened.log,
-            overlaid: Mutex::new(opened.state.overlaid().collect()),
             state: Mutex::new(opened.state),
             slots: opened.slots,
             store,
@@ -436,9 +433,6 @@ impl Inner {
         urgency: Urgency,
     ) -> Durability {
         let record = change.record;
-        if record.as_ref().is_some_and(Record::is_overlaid) {
-            self.overlaid.lock().insert(key);
-        }
         let replaced = state.replace(key, record.clone());
         let entry = Entry {
             encoded: change.encoded,

@@ -5,42 +5,45 @@
 //! there, no reader holds an older version) and is durable as committed: whatever a crash leaves then reads the block
 //! from the log. Updates made meanwhile start from the committed version and have the block in the log too.
 //!
-//! 1. Choose chunks with blocks in the oldest segments.
+//! For one segment:
+//! 1. Find the blocks in it that are still needed, and their chunks; note the chunks' committed versions.
 //! 2. Flush the log: what is committed in memory is committed on the disk.
-//! 3. Copy their blocks from the log to the slots, verified; sync the groups.
-//! 4. Put the same version without these blocks in the log in place, unless the chunk has changed.
-//! 5. What could not be folded is copied to the end of the log when the log runs full.
-//! 6. A checkpoint: after it no record refers to the segments, and their files are free.
+//! 3. Read the segment, window by window; write the blocks to their slots, verified; sync the groups.
+//! 4. Put the same versions without these blocks in the log in place, where the chunk has not changed.
+//! 5. Chunks that were in use are tried again; what is left is copied to the end of the log if the log is full.
+//!
+//! After the next checkpoint no record refers to the segment, and its file is free.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use common::buf::{RegisteredBuf, SharedBuf};
+use common::buf::SharedBuf;
 use futures::{StreamExt as _, stream};
+use types::checksum::Checksum;
 
 use crate::{
     blocks::Blocks,
     chunk_meta::{ChunkKey, Content, Detail, Record, RecordKey, Version},
     committer::{Entry, Urgency, Value},
-    engine::{Inner, NewRecord, read::Source},
+    engine::{Inner, NewRecord},
     error::EngineError,
-    group::{BLOCK_BYTES, GroupId, block_count},
+    group::{BLOCK_BYTES, GroupId},
     log::{
         LogData, Segment,
-        entry::{LogEntry, LogRef},
+        entry::{BlockRun, LogEntry, LogRef},
     },
 };
 
-/// Segments emptied in one round.
-const SEGMENTS: usize = 2;
-/// Chunks folded at a time: their group files are synced together.
-const CHUNKS: usize = 256;
-/// Chunks whose blocks are copied at the same time.
-const CONCURRENCY: usize = 16;
+/// Blocks read from a segment at a time.
+const WINDOW_BLOCKS: u32 = 256;
+/// Blocks on their way to slots at the same time. More would make clients wait longer than folding gains.
+const WRITES: usize = 32;
+/// How often chunks are tried that were in use.
+const TRIES: u32 = 3;
 
-/// What one round did.
+/// What was done with a segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Folded {
     pub(crate) chunks: u64,
@@ -49,171 +52,231 @@ pub(crate) struct Folded {
     pub(crate) moved: u64,
 }
 
+/// A committed version with blocks to fold, and those blocks: each with its place in the segment.
+struct Candidate {
+    key: ChunkKey,
+    version: Arc<Version>,
+    detail: Arc<Detail>,
+    blocks: Vec<(u32, u32)>,
+}
+
+/// The content of a segment that is needed, by window.
+struct Windows(BTreeMap<u32, SharedBuf>);
+
 impl Inner {
-    /// One round: empties the oldest segments as far as may be.
-    pub(crate) async fn fold(&self) -> Result<Folded, EngineError> {
-        let segments = self.log.oldest();
-        let oldest: BTreeSet<u64> = segments
-            .iter()
-            .take(SEGMENTS)
-            .map(|segment| segment.number)
-            .collect();
+    /// Folds what is in one segment as far as may be.
+    pub(crate) async fn fold(&self, segment: &Arc<Segment>) -> Result<Folded, EngineError> {
         let mut folded = Folded::default();
-        let Some(&newest) = oldest.last() else {
+        let live = segment.live_data();
+        if live.is_empty() {
             return Ok(folded);
-        };
-        let keys = self.keys_with_blocks_up_to(newest);
-        for keys in keys.chunks(CHUNKS) {
-            self.fold_chunks(keys, &mut folded).await?;
         }
-        if self.log.fill().is_full() {
+        let windows = self.read_windows(segment, &live).await?;
+        for _ in 0..TRIES {
+            let keys: BTreeSet<ChunkKey> = segment
+                .live_data()
+                .into_iter()
+                .map(|(data, _)| data.key)
+                .collect();
+            if keys.is_empty() {
+                return Ok(folded);
+            }
+            let before = folded;
+            self.fold_chunks(segment, keys, &windows, &mut folded)
+                .await?;
             // What was folded is let go when that is durable.
             self.committer.flush().wait(&self.health).await?;
-            for segment in segments.iter().filter(|segment| segment.number <= newest) {
-                self.empty(segment, &mut folded).await?;
+            if folded == before {
+                break;
             }
+        }
+        if self.log.fill().is_full() {
+            self.move_on(segment, &windows, &mut folded).await?;
         }
         Ok(folded)
     }
 
-    /// Chunks whose committed version has blocks in a segment up to this one.
-    fn keys_with_blocks_up_to(&self, newest: u64) -> Vec<ChunkKey> {
-        let overlaid = self.overlaid.lock();
-        let keys: Vec<ChunkKey> = overlaid.iter().copied().collect();
-        drop(overlaid);
-        let mut found = Vec::new();
-        for key in keys {
-            let state = self.state.lock();
-            let record = state.record(key);
-            let places = record.map(oldest_place);
-            match places {
-                Some(Some(oldest)) if oldest <= newest => found.push(key),
-                Some(Some(_)) => {}
-                Some(None) | None => {
-                    // Under the lock of the state, under which it would be put there again.
-                    self.overlaid.lock().remove(&key);
-                }
-            }
-        }
-        found
+    /// Reads the parts of a segment in which there is something.
+    async fn read_windows(
+        &self,
+        segment: &Arc<Segment>,
+        live: &[(Arc<LogData>, LogRef)],
+    ) -> Result<Windows, EngineError> {
+        let wanted: BTreeSet<u32> = live
+            .iter()
+            .flat_map(|(data, place)| {
+                place.at / WINDOW_BLOCKS..=(place.at + data.blocks - 1) / WINDOW_BLOCKS
+            })
+            .collect();
+        let all = self.log.segment_blocks();
+        let reads = stream::iter(wanted.into_iter().map(|window| async move {
+            let first = window * WINDOW_BLOCKS;
+            let count = WINDOW_BLOCKS.min(all.saturating_sub(first));
+            let buf = self.buffers.allocate((count * BLOCK_BYTES) as usize);
+            let offset = u64::from(first) * u64::from(BLOCK_BYTES);
+            let read = self.slots.device().read(segment.file(), offset, buf).await;
+            let read =
+                read.map_err(|error| self.health.fail(format!("cannot read the log: {error}")))?;
+            Ok::<_, EngineError>((window, read.freeze()))
+        }));
+        let reads: Vec<_> = reads.buffer_unordered(4).collect().await;
+        Ok(Windows(reads.into_iter().collect::<Result<_, _>>()?))
     }
 
-    /// Copies what the chunks have in the log into their slots.
-    async fn fold_chunks(&self, keys: &[ChunkKey], folded: &mut Folded) -> Result<(), EngineError> {
+    /// Folds the blocks that these chunks have in the segment.
+    async fn fold_chunks(
+        &self,
+        segment: &Arc<Segment>,
+        keys: BTreeSet<ChunkKey>,
+        windows: &Windows,
+        folded: &mut Folded,
+    ) -> Result<(), EngineError> {
         let chosen: Vec<(ChunkKey, Arc<Version>)> = {
             let state = self.state.lock();
-            let records = keys.iter().map(|&key| (key, state.record(key)));
-            records
-                .filter_map(|(key, record)| Some((key, record?.committed.clone()?)))
+            keys.into_iter()
+                .filter_map(|key| Some((key, state.record(key)?.committed.clone()?)))
                 .collect()
         };
         self.committer.flush().wait(&self.health).await?;
-        let ready: Vec<(ChunkKey, Arc<Version>)> = {
+        let candidates: Vec<Candidate> = {
             let state = self.state.lock();
-            let chosen = chosen.into_iter();
-            chosen
-                .filter(|(key, version)| is_alone(state.record(*key), version))
+            let alone = chosen
+                .into_iter()
+                .filter(|(key, version)| is_alone(state.record(*key), version));
+            alone
+                .filter_map(|(key, version)| Candidate::of(key, version, segment))
                 .collect()
         };
-        let copies = stream::iter(ready.into_iter().map(|(key, version)| async move {
-            let copied = self.copy_blocks(key, &version).await?;
-            Ok::<_, EngineError>(copied.then_some((key, version)))
-        }));
-        let copied: Vec<_> = copies.buffer_unordered(CONCURRENCY).collect().await;
-        let mut done = Vec::new();
-        for copied in copied {
-            done.extend(copied?);
-        }
-        let groups: BTreeSet<GroupId> = done
+        let writes = candidates
             .iter()
-            .filter_map(|(_, version)| Some(version.content.as_ref()?.slot.position().group))
-            .collect();
-        for group in groups {
-            let synced = self.slots.device().sync(group.into()).await;
+            .enumerate()
+            .flat_map(|(index, candidate)| {
+                let runs = candidate.runs(windows).into_iter();
+                runs.map(move |run| async move { (index, self.write_run(candidate, run).await) })
+            });
+        let written: Vec<_> = stream::iter(writes.collect::<Vec<_>>())
+            .buffer_unordered(WRITES)
+            .collect()
+            .await;
+        let mut damaged = BTreeSet::new();
+        for (index, written) in written {
+            if !written? {
+                damaged.insert(index);
+            }
+        }
+        let sound = candidates
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !damaged.contains(index))
+            .map(|(_, candidate)| candidate);
+        let groups: BTreeSet<GroupId> = sound.clone().filter_map(Candidate::group).collect();
+        let device = self.slots.device();
+        let synced = stream::iter(groups.into_iter().map(|group| device.sync(group.into())));
+        let synced: Vec<_> = synced.buffer_unordered(WRITES).collect().await;
+        for synced in synced {
             synced.map_err(|error| self.health.fail(format!("cannot sync a group: {error}")))?;
         }
-        for (key, version) in done {
-            self.put_folded(key, &version, folded);
+        for candidate in sound {
+            self.put_folded(candidate, folded);
         }
         Ok(())
     }
 
-    /// Copies the blocks of one version; false when they cannot be read: they stay where they are, for a reader to
+    /// Writes neighbouring blocks to the slot; false when they are damaged: they stay where they are, for a reader to
     /// find and to repair.
-    async fn copy_blocks(
+    async fn write_run(
         &self,
-        key: ChunkKey,
-        version: &Arc<Version>,
+        candidate: &Candidate,
+        (first, pieces): (u32, Vec<SharedBuf>),
     ) -> Result<bool, EngineError> {
-        let Some(source) = self.source(key, version).await? else {
+        let Some(content) = &candidate.version.content else {
             return Ok(false);
         };
-        for (first, count) in neighbours(&source.detail) {
-            let buf = self.buffers.allocate((count * BLOCK_BYTES) as usize);
-            let blocks = first..first + count;
-            let mut buf = match self.read_blocks(&source, blocks, buf).await {
-                Ok(buf) => buf,
-                Err(EngineError::ChunkCorrupt { .. } | EngineError::ReadFailed { .. }) => {
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
-            };
-            clear_padding(&source, first, &mut buf);
-            source.slot().claim_up_to((first + count) * BLOCK_BYTES);
-            self.write_image(source.slot(), first * BLOCK_BYTES, vec![buf.freeze()])
-                .await?;
+        let length = candidate.version.head.length;
+        let mut whole = Vec::with_capacity(pieces.len());
+        for (block, piece) in (first..).zip(pieces) {
+            let start = block * BLOCK_BYTES;
+            let rest = length.saturating_sub(start).min(BLOCK_BYTES) as usize;
+            let expected = candidate.detail.sums.get(block as usize);
+            if expected != Some(&Checksum::of(&piece[..rest])) {
+                tracing::error!(chunk = %candidate.key.chunk, block, "a block in the log is damaged");
+                return Ok(false);
+            }
+            if rest == piece.len() {
+                whole.push(piece);
+            } else {
+                // What follows the content in its last block may be old bytes: zeros are written there.
+                let mut padded = self.buffers.allocate_zeroed(BLOCK_BYTES as usize);
+                padded[..rest].copy_from_slice(&piece[..rest]);
+                whole.push(padded.freeze());
+            }
         }
+        let count = u32::try_from(whole.len()).expect("a window is small");
+        content.slot.claim_up_to((first + count) * BLOCK_BYTES);
+        let bytes = self.in_one_piece(whole);
+        self.write_image(&content.slot, first * BLOCK_BYTES, vec![bytes])
+            .await?;
         Ok(true)
     }
 
-    /// Puts the version without blocks in the log in place.
-    fn put_folded(&self, key: ChunkKey, version: &Arc<Version>, folded: &mut Folded) {
-        let Some((content, detail)) = version
-            .content
-            .as_ref()
-            .and_then(|content| Some((content, content.detail.load_full()?)))
-        else {
+    /// Puts the version without these blocks in the log in place.
+    fn put_folded(&self, candidate: &Candidate, folded: &mut Folded) {
+        let Candidate {
+            key,
+            version,
+            detail,
+            blocks,
+        } = candidate;
+        let mut state = self.state.lock();
+        let record = state.record(*key);
+        let record = record.filter(|record| is_current(record, version));
+        let (Some(record), Some(content)) = (record.cloned(), &version.content) else {
             return;
         };
-        let mut state = self.state.lock();
-        let record = state.record(key);
-        let record = record.filter(|record| is_current(record, version)).cloned();
-        let Some(record) = record else {
-            return;
+        let mut left = detail.overlay.clone();
+        left.retain(|(block, _)| {
+            blocks
+                .binary_search_by_key(block, |(block, _)| *block)
+                .is_err()
+        });
+        let rest = Blocks {
+            sums: detail.sums.clone(),
+            overlay: left,
         };
         let committed = Version {
             head: version.head,
-            content: Some(Content::new(
-                content.slot.clone(),
-                Some(Arc::new(Blocks::in_slot(detail.sums.clone()))),
-            )),
+            content: Some(Content::new(content.slot.clone(), Some(Arc::new(rest)))),
         };
         let entry = LogEntry::Folded {
-            key: key.into(),
+            key: (*key).into(),
             version: version.head.version,
+            blocks: BlockRun::of(blocks.iter().map(|(block, _)| *block)),
         };
         let record = Record {
             committed: Some(Arc::new(committed)),
             pending: record.pending,
         };
         let change = NewRecord::plain(Some(record), &entry);
-        drop(self.install(&mut state, key, change, Urgency::Later));
+        drop(self.install(&mut state, *key, change, Urgency::Later));
         folded.chunks += 1;
-        folded.blocks += detail.overlay.len() as u64;
+        folded.blocks += blocks.len() as u64;
     }
 
     /// Copies what is still needed in a segment to the end of the log.
-    async fn empty(&self, segment: &Arc<Segment>, folded: &mut Folded) -> Result<(), EngineError> {
+    async fn move_on(
+        &self,
+        segment: &Arc<Segment>,
+        windows: &Windows,
+        folded: &mut Folded,
+    ) -> Result<(), EngineError> {
         for (data, from) in segment.live_data() {
-            let buf = self.buffers.allocate((data.blocks * BLOCK_BYTES) as usize);
-            let offset = u64::from(from.at) * u64::from(BLOCK_BYTES);
-            let read = self.slots.device().read(segment.file(), offset, buf).await;
             // Not verified here: whoever reads the blocks compares them with their checksums, wherever they are.
-            let bytes = read
-                .map_err(|error| self.health.fail(format!("cannot read the log: {error}")))?
-                .freeze();
+            let pieces = (0..data.blocks).map(|block| windows.block(from.at + block));
+            let Some(pieces) = pieces.collect::<Option<Vec<_>>>() else {
+                continue;
+            };
             folded.moved += u64::from(data.blocks);
-            self.move_data(data, from, bytes);
+            self.move_data(data, from, self.in_one_piece(pieces));
         }
         self.committer.flush().wait(&self.health).await
     }
@@ -239,88 +302,67 @@ impl Inner {
     }
 }
 
-/// The oldest segment in which the committed version has blocks, once all of them are there.
-fn oldest_place(record: &Record) -> Option<u64> {
-    let committed = record.committed.as_ref().or(record.pending.as_ref())?;
-    let detail = committed.content.as_ref()?.detail.load_full()?;
-    let segments: BTreeMap<usize, u64> = detail
-        .overlay
-        .iter()
-        .map(|(_, logged)| {
-            let place = logged.data.log_ref();
-            let segment = place.map_or(u64::MAX, |place| place.segment);
-            (Arc::as_ptr(&logged.data).addr(), segment)
+impl Windows {
+    fn block(&self, at: u32) -> Option<SharedBuf> {
+        let window = self.0.get(&(at / WINDOW_BLOCKS))?;
+        let start = (at % WINDOW_BLOCKS * BLOCK_BYTES) as usize;
+        let end = start + BLOCK_BYTES as usize;
+        (end <= window.len()).then(|| window.slice(start..end))
+    }
+}
+
+impl Candidate {
+    /// The blocks of a version in this segment; `None` when there are none.
+    fn of(key: ChunkKey, version: Arc<Version>, segment: &Segment) -> Option<Self> {
+        let detail = version.content.as_ref()?.detail.load_full()?;
+        let blocks: Vec<(u32, u32)> = detail
+            .overlay
+            .iter()
+            .filter_map(|(block, logged)| {
+                let place = logged.data.log_ref()?;
+                (place.segment == segment.number).then_some((*block, place.at + logged.at))
+            })
+            .collect();
+        (!blocks.is_empty()).then_some(Self {
+            key,
+            version,
+            detail,
+            blocks,
         })
-        .collect();
-    segments.into_values().min()
+    }
+
+    fn group(&self) -> Option<GroupId> {
+        Some(self.version.content.as_ref()?.slot.position().group)
+    }
+
+    /// The bytes of blocks that lie side by side in the slot: the first block, and the bytes of each.
+    fn runs(&self, windows: &Windows) -> Vec<(u32, Vec<SharedBuf>)> {
+        let mut runs: Vec<(u32, Vec<SharedBuf>)> = Vec::new();
+        for &(block, at) in &self.blocks {
+            let Some(bytes) = windows.block(at) else {
+                continue;
+            };
+            match runs.last_mut() {
+                Some((first, pieces)) if *first as usize + pieces.len() == block as usize => {
+                    pieces.push(bytes);
+                }
+                _ => runs.push((block, vec![bytes])),
+            }
+        }
+        runs
+    }
 }
 
 /// Whether this is what is committed, nothing is pending in its slot, and nobody holds another version in its slot.
 fn is_alone(record: Option<&Record>, version: &Arc<Version>) -> bool {
-    let Some(content) = &version.content else {
-        return false;
-    };
-    record.is_some_and(|record| is_current(record, version))
-        && Arc::strong_count(&content.slot) == 1
-        && content
-            .detail
-            .load()
-            .as_ref()
-            .is_some_and(|detail| !detail.overlay.is_empty())
+    let alone = version
+        .content
+        .as_ref()
+        .is_some_and(|content| Arc::strong_count(&content.slot) == 1);
+    alone && record.is_some_and(|record| is_current(record, version))
 }
 
 fn is_current(record: &Record, version: &Arc<Version>) -> bool {
     let committed = record.committed.as_ref();
     committed.is_some_and(|committed| Arc::ptr_eq(committed, version))
-}
-
-/// Blocks in the log that lie side by side in the slot: first and number.
-fn neighbours(detail: &Detail) -> Vec<(u32, u32)> {
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for &(block, _) in &detail.overlay {
-        match runs.last_mut() {
-            Some((first, count)) if *first + *count == block => *count += 1,
-            _ => runs.push((block, 1)),
-        }
-    }
-    runs
-}
-
-/// What follows the content in its last block may be old bytes: zeros are written there.
-fn clear_padding(source: &Source, first: u32, buf: &mut RegisteredBuf) {
-    let start = (first * BLOCK_BYTES) as usize;
-    let content = (source.length() as usize)
-        .saturating_sub(start)
-        .min(buf.len());
-    debug_assert!(first < block_count(source.length()));
-    buf[content..].fill(0);
-}
-
-#[cfg(test)]
-mod tests {
-    use types::checksum::Checksum;
-
-    use super::*;
-    use crate::chunk_meta::Logged;
-
-    #[test]
-    fn neighbouring_blocks_are_folded_together() {
-        let key = ChunkKey {
-            target: types::id::TargetId(1),
-            chunk: types::chunk::ChunkId {
-                inode: types::id::InodeId(1),
-                index: 0,
-            },
-        };
-        let data = LogData::new(key, common::buf::BufPool::new(0).allocate(0).freeze());
-        let logged = |block| {
-            let data = data.clone();
-            (block, Logged { data, at: 0 })
-        };
-        let detail = Detail {
-            sums: vec![Checksum(0); 9].into(),
-            overlay: [1, 2, 5, 7, 8].map(logged).into(),
-        };
-        assert_eq!(neighbours(&detail), [(1, 2), (5, 1), (7, 2)]);
-    }
 }

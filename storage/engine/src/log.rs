@@ -368,6 +368,11 @@ impl Log {
         self.0.segment_bytes
     }
 
+    pub(crate) fn segment_blocks(&self) -> u32 {
+        u32::try_from(self.0.segment_bytes / u64::from(BLOCK_BYTES))
+            .expect("segments have an upper limit")
+    }
+
     /// Waits until a file may have become free.
     pub(crate) async fn freed(&self) {
         self.0.freed.notified().await;
@@ -466,8 +471,7 @@ impl Log {
 
     /// A segment with room for so many blocks, and where in it.
     async fn room(&self, blocks: u32) -> io::Result<(Arc<Segment>, u32)> {
-        let capacity = u32::try_from(self.0.segment_bytes / u64::from(BLOCK_BYTES))
-            .expect("segments have an upper limit");
+        let capacity = self.segment_blocks();
         if blocks > capacity {
             return Err(io::Error::other(
                 "a batch is longer than a segment of the log",

@@ -15,8 +15,10 @@ use common::{env::Task, sync::Mutex};
 use super::Inner;
 use crate::error::EngineError;
 
-/// Between two rounds of folding that freed nothing.
-const REST: Duration = Duration::from_millis(20);
+/// Segments folded before a checkpoint lets their files go.
+const SEGMENTS: usize = 2;
+/// After a round of folding that freed nothing.
+const REST: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Maintenance {
@@ -82,16 +84,17 @@ impl Inner {
         }
         while self.log.fill().wants_folding() && !stopping.load(Ordering::Relaxed) {
             let before = self.log.fill();
-            let folded = self.fold().await?;
+            for segment in self.log.oldest().iter().take(SEGMENTS) {
+                let folded = self.fold(segment).await?;
+                tracing::debug!(?folded, ?segment, "folded");
+            }
             self.checkpointer.run(&self.log).await?;
-            // The segments that were emptied just now are held until the store has forgotten them for good.
-            self.checkpointer.run(&self.log).await?;
-            tracing::debug!(?folded, fill = ?self.log.fill(), "folded");
             if self.log.fill().used_segments >= before.used_segments {
-                self.env.sleep(REST).await;
-                if !before.is_full() {
+                // Chunks are in use, or pending for long. More of the log will be written before the next look.
+                if !self.log.fill().is_full() {
                     break;
                 }
+                self.env.sleep(REST).await;
             }
         }
         self.slots.give_back_empty().await;

@@ -101,12 +101,6 @@ impl State {
         })
     }
 
-    /// The chunks with blocks in the log.
-    pub(crate) fn overlaid(&self) -> impl Iterator<Item = ChunkKey> {
-        let chunks = self.chunks().filter(|(_, record)| record.is_overlaid());
-        chunks.map(|(key, _)| key)
-    }
-
     /// Checks that marked slots = slots referred to + slots held, and that every chunk fits where it is.
     pub(crate) fn check(&self, slots: &SlotPool, problems: &mut Vec<String>) -> CheckReport {
         let referenced = referenced(self.chunks(), problems);

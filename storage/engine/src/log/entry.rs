@@ -41,10 +41,11 @@ pub(crate) enum LogEntry {
     Discard { key: StoredKey },
     /// All versions were dropped.
     Drop { key: StoredKey },
-    /// The blocks of the committed version that lay in the log lie in its slot.
+    /// These blocks of the committed version, which lay in the log, lie in its slot.
     Folded {
         key: StoredKey,
         version: ChunkVersion,
+        blocks: Vec<BlockRun>,
     },
     /// Blocks of the log were copied into this entry's payload.
     Moved { from: LogRef, blocks: u32 },
@@ -79,6 +80,36 @@ impl LogRef {
             at: self.at.wrapping_add(count),
             ..self
         }
+    }
+}
+
+/// Neighbouring blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BlockRun {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+impl BlockRun {
+    /// Blocks in order, as runs.
+    pub(crate) fn of(blocks: impl Iterator<Item = u32>) -> Vec<Self> {
+        let mut runs: Vec<Self> = Vec::new();
+        for block in blocks {
+            match runs.last_mut() {
+                Some(run) if run.first + run.count == block => run.count += 1,
+                _ => runs.push(Self {
+                    first: block,
+                    count: 1,
+                }),
+            }
+        }
+        runs
+    }
+
+    pub(crate) fn contains(self, block: u32) -> bool {
+        block
+            .checked_sub(self.first)
+            .is_some_and(|at| at < self.count)
     }
 }
 

@@ -157,9 +157,14 @@ impl PlainRecord {
             }
             LogEntry::Discard { .. } => self.pending = None,
             LogEntry::Drop { .. } => *self = Self::default(),
-            LogEntry::Folded { version, .. } => {
+            LogEntry::Folded {
+                version,
+                blocks: folded,
+                ..
+            } => {
                 let (_, blocks) = self.committed_content(*version)?;
-                blocks.overlay.clear();
+                let is_folded = |block| folded.iter().any(|run| run.contains(block));
+                blocks.overlay.retain(|(block, _)| !is_folded(*block));
             }
             LogEntry::Relocated {
                 version, position, ..

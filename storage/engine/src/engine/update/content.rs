@@ -265,7 +265,7 @@ impl Inner {
         })
     }
 
-    fn in_one_piece(&self, pieces: Vec<SharedBuf>) -> SharedBuf {
+    pub(crate) fn in_one_piece(&self, pieces: Vec<SharedBuf>) -> SharedBuf {
         if let [piece] = &pieces[..] {
             return piece.clone();
         }

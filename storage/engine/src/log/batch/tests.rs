@@ -11,7 +11,7 @@ use types::{
 use super::*;
 use crate::{
     chunk_meta::StoredHead,
-    log::entry::{StoredBody, StoredKey, StoredPatch, StoredPlace},
+    log::entry::{BlockRun, StoredBody, StoredKey, StoredPatch, StoredPlace},
 };
 
 const ID: BatchId = BatchId {
@@ -133,7 +133,13 @@ fn the_numbers_of_entries_stay() {
     assert_eq!(of(LogEntry::Discard { key: key() }), 4);
     assert_eq!(of(LogEntry::Drop { key: key() }), 5);
     let key = key();
-    assert_eq!(of(LogEntry::Folded { key, version }), 6);
+    let blocks = vec![BlockRun { first: 3, count: 2 }];
+    let folded = LogEntry::Folded {
+        key,
+        version,
+        blocks,
+    };
+    assert_eq!(folded.encode(), [6, 11, 7, 0xac, 0x02, 1, 1, 3, 2]);
     assert_eq!(of(LogEntry::Moved { from, blocks: 1 }), 7);
     let relocated = LogEntry::Relocated {
         key,
@@ -214,7 +220,7 @@ proptest! {
             commit(),
             LogEntry::Drop { key: key() },
             LogEntry::Target { target: TargetId(u64::MAX), chain: ChainId(1) },
-            LogEntry::Folded { key: key(), version: ChunkVersion(u32::MAX) },
+            LogEntry::Folded { key: key(), version: ChunkVersion(u32::MAX), blocks: vec![] },
         ];
         let entries: Vec<LogEntry> = indexes.iter().map(|&index| choice[index].clone()).collect();
         let bytes = sealed(&entries, &[]);
@@ -223,4 +229,12 @@ proptest! {
         let found: Vec<LogEntry> = batch.entries.into_iter().map(|(entry, _)| entry).collect();
         prop_assert_eq!(found, entries);
     }
+}
+
+#[test]
+fn neighbouring_blocks_are_one_run() {
+    let runs = BlockRun::of([1, 2, 5, 7, 8].into_iter());
+    let run = |first, count| BlockRun { first, count };
+    assert_eq!(runs, [run(1, 2), run(5, 1), run(7, 2)]);
+    assert!(run(1, 2).contains(2) && !run(1, 2).contains(3) && !run(1, 2).contains(0));
 }
