@@ -32,6 +32,8 @@ struct Group {
     taken_count: u16,
     /// How far the file is known to reach.
     file_bytes: u64,
+    /// How far it reaches whatever happens.
+    durable_bytes: u64,
 }
 
 impl Group {
@@ -68,6 +70,7 @@ impl Allocator {
         class.next_number = class.next_number.max(group.number.saturating_add(1));
         let added = Group {
             file_bytes,
+            durable_bytes: file_bytes,
             ..Group::default()
         };
         class.by_free.insert((added.free_count(), group.number));
@@ -150,6 +153,20 @@ impl Allocator {
         let class = self.classes.get_mut(&group.class);
         if let Some(entry) = class.and_then(|class| class.groups.get_mut(&group.number)) {
             entry.file_bytes = entry.file_bytes.max(bytes);
+        }
+    }
+
+    /// How far the file of a group reaches whatever happens.
+    pub(crate) fn durable_bytes(&self, group: GroupId) -> Option<u64> {
+        let entry = self.classes.get(&group.class)?.groups.get(&group.number)?;
+        Some(entry.durable_bytes)
+    }
+
+    /// Notes that a group that reached so far was synced.
+    pub(crate) fn set_durable_bytes(&mut self, group: GroupId, bytes: u64) {
+        let class = self.classes.get_mut(&group.class);
+        if let Some(entry) = class.and_then(|class| class.groups.get_mut(&group.number)) {
+            entry.durable_bytes = entry.durable_bytes.max(bytes);
         }
     }
 

@@ -125,6 +125,8 @@ impl Checkpointer {
             (std::mem::take(&mut *changed), log.needed())
         };
         let Some(start) = changed.start else {
+            // The store has what memory has, and needs no more than that.
+            self.hold(needed);
             return Ok(());
         };
         let records = std::mem::take(&mut changed.records);
@@ -151,10 +153,15 @@ impl Checkpointer {
                 self.sums.note(committed);
             }
         }
-        let before = std::mem::replace(&mut *self.needed.lock(), needed);
-        drop(before);
+        self.hold(needed);
         log.release_before(start);
         Ok(())
+    }
+
+    fn hold(&self, needed: Vec<Arc<Segment>>) {
+        let before = std::mem::replace(&mut *self.needed.lock(), needed);
+        // Not under the lock: segments may go.
+        drop(before);
     }
 }
 

@@ -296,12 +296,8 @@ impl Shared {
         self.health.check()?;
         let entries = items.iter().filter_map(|item| item.entry.as_ref());
         let groups: BTreeSet<GroupId> = entries.filter_map(|entry| entry.dirty).collect();
-        let device = self.slots.device();
-        let synced = join_all(groups.iter().map(|&group| device.sync(group.into()))).await;
-        for result in synced {
-            result.map_err(|error| self.health.fail(format!("cannot sync a group: {error}")))?;
-        }
-        Ok(())
+        let synced = join_all(groups.iter().map(|&group| self.slots.sync(group))).await;
+        synced.into_iter().collect()
     }
 
     async fn write(&self, (items, gathered): Gathered) {

@@ -5,14 +5,15 @@
 //! there, no reader holds an older version) and is durable as committed: whatever a crash leaves then reads the block
 //! from the log. Updates made meanwhile start from the committed version and have the block in the log too.
 //!
-//! For one segment:
-//! 1. Find the blocks in it that are still needed, and their chunks; note the chunks' committed versions.
+//! For some segments together:
+//! 1. Find the blocks in them that are still needed, and their chunks; note the chunks' committed versions.
 //! 2. Flush the log: what is committed in memory is committed on the disk.
-//! 3. Read the segment, window by window; write the blocks to their slots, verified; sync the groups.
-//! 4. Put the same versions without these blocks in the log in place, where the chunk has not changed.
+//! 3. Read the segments, window by window; write the blocks to their slots, verified; sync the groups.
+//! 4. Let the committed versions have these blocks in their slots: also one that was committed meanwhile, if it still
+//!    has the very block in the log.
 //! 5. Chunks that were in use are tried again; what is left is copied to the end of the log if the log is full.
 //!
-//! After the next checkpoint no record refers to the segment, and its file is free.
+//! After the next checkpoint no record refers to the segments, and their files are free.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +26,7 @@ use types::checksum::Checksum;
 
 use crate::{
     blocks::Blocks,
-    chunk_meta::{ChunkKey, Content, Detail, Record, RecordKey, Version},
+    chunk_meta::{ChunkKey, Content, Detail, Logged, Record, RecordKey, Version},
     committer::{Entry, Urgency, Value},
     engine::{Inner, NewRecord},
     error::EngineError,
@@ -39,11 +40,13 @@ use crate::{
 /// Blocks read from a segment at a time.
 const WINDOW_BLOCKS: u32 = 256;
 /// Blocks on their way to slots at the same time. More would make clients wait longer than folding gains.
-const WRITES: usize = 32;
+const WRITES: usize = 64;
+/// Windows read at the same time.
+const READS: usize = 4;
 /// How often chunks are tried that were in use.
 const TRIES: u32 = 3;
 
-/// What was done with a segment.
+/// What was done with some segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Folded {
     pub(crate) chunks: u64,
@@ -52,38 +55,37 @@ pub(crate) struct Folded {
     pub(crate) moved: u64,
 }
 
-/// A committed version with blocks to fold, and those blocks: each with its place in the segment.
+/// A committed version with blocks to fold.
 struct Candidate {
     key: ChunkKey,
     version: Arc<Version>,
     detail: Arc<Detail>,
-    blocks: Vec<(u32, u32)>,
+    blocks: Vec<Block>,
 }
 
-/// The content of a segment that is needed, by window.
-struct Windows(BTreeMap<u32, SharedBuf>);
+/// A block to fold: which of the content, and where in the log.
+struct Block {
+    index: u32,
+    logged: Logged,
+    place: LogRef,
+}
+
+/// The content of segments that is needed, by segment and window.
+struct Windows(BTreeMap<(u64, u32), SharedBuf>);
 
 impl Inner {
-    /// Folds what is in one segment as far as may be.
-    pub(crate) async fn fold(&self, segment: &Arc<Segment>) -> Result<Folded, EngineError> {
+    /// Folds what is in these segments as far as may be.
+    pub(crate) async fn fold(&self, segments: &[Arc<Segment>]) -> Result<Folded, EngineError> {
         let mut folded = Folded::default();
-        let live = segment.live_data();
-        if live.is_empty() {
-            return Ok(folded);
-        }
-        let windows = self.read_windows(segment, &live).await?;
+        let windows = self.read_windows(segments).await?;
         for _ in 0..TRIES {
-            let keys: BTreeSet<ChunkKey> = segment
-                .live_data()
-                .into_iter()
-                .map(|(data, _)| data.key)
-                .collect();
+            let live = segments.iter().flat_map(|segment| segment.live_data());
+            let keys: BTreeSet<ChunkKey> = live.map(|(data, _)| data.key).collect();
             if keys.is_empty() {
                 return Ok(folded);
             }
             let before = folded;
-            self.fold_chunks(segment, keys, &windows, &mut folded)
-                .await?;
+            self.fold_chunks(keys, &windows, &mut folded).await?;
             // What was folded is let go when that is durable.
             self.committer.flush().wait(&self.health).await?;
             if folded == before {
@@ -91,25 +93,25 @@ impl Inner {
             }
         }
         if self.log.fill().is_full() {
-            self.move_on(segment, &windows, &mut folded).await?;
+            self.move_on(segments, &windows, &mut folded).await?;
         }
         Ok(folded)
     }
 
-    /// Reads the parts of a segment in which there is something.
-    async fn read_windows(
-        &self,
-        segment: &Arc<Segment>,
-        live: &[(Arc<LogData>, LogRef)],
-    ) -> Result<Windows, EngineError> {
-        let wanted: BTreeSet<u32> = live
-            .iter()
-            .flat_map(|(data, place)| {
-                place.at / WINDOW_BLOCKS..=(place.at + data.blocks - 1) / WINDOW_BLOCKS
-            })
-            .collect();
+    /// Reads the parts of segments in which there is something.
+    async fn read_windows(&self, segments: &[Arc<Segment>]) -> Result<Windows, EngineError> {
+        let mut wanted = Vec::new();
+        for segment in segments {
+            let live = segment.live_data().into_iter();
+            let windows: BTreeSet<u32> = live
+                .flat_map(|(data, place)| {
+                    place.at / WINDOW_BLOCKS..=(place.at + data.blocks - 1) / WINDOW_BLOCKS
+                })
+                .collect();
+            wanted.extend(windows.into_iter().map(|window| (segment.clone(), window)));
+        }
         let all = self.log.segment_blocks();
-        let reads = stream::iter(wanted.into_iter().map(|window| async move {
+        let reads = stream::iter(wanted.into_iter().map(|(segment, window)| async move {
             let first = window * WINDOW_BLOCKS;
             let count = WINDOW_BLOCKS.min(all.saturating_sub(first));
             let buf = self.buffers.allocate((count * BLOCK_BYTES) as usize);
@@ -117,16 +119,15 @@ impl Inner {
             let read = self.slots.device().read(segment.file(), offset, buf).await;
             let read =
                 read.map_err(|error| self.health.fail(format!("cannot read the log: {error}")))?;
-            Ok::<_, EngineError>((window, read.freeze()))
+            Ok::<_, EngineError>(((segment.number, window), read.freeze()))
         }));
-        let reads: Vec<_> = reads.buffer_unordered(4).collect().await;
+        let reads: Vec<_> = reads.buffer_unordered(READS).collect().await;
         Ok(Windows(reads.into_iter().collect::<Result<_, _>>()?))
     }
 
-    /// Folds the blocks that these chunks have in the segment.
+    /// Folds the blocks that these chunks have in the windows.
     async fn fold_chunks(
         &self,
-        segment: &Arc<Segment>,
         keys: BTreeSet<ChunkKey>,
         windows: &Windows,
         folded: &mut Folded,
@@ -144,7 +145,7 @@ impl Inner {
                 .into_iter()
                 .filter(|(key, version)| is_alone(state.record(*key), version));
             alone
-                .filter_map(|(key, version)| Candidate::of(key, version, segment))
+                .filter_map(|(key, version)| Candidate::of(key, version, windows))
                 .collect()
         };
         let writes = candidates
@@ -170,12 +171,9 @@ impl Inner {
             .filter(|(index, _)| !damaged.contains(index))
             .map(|(_, candidate)| candidate);
         let groups: BTreeSet<GroupId> = sound.clone().filter_map(Candidate::group).collect();
-        let device = self.slots.device();
-        let synced = stream::iter(groups.into_iter().map(|group| device.sync(group.into())));
+        let synced = stream::iter(groups.into_iter().map(|group| self.slots.sync(group)));
         let synced: Vec<_> = synced.buffer_unordered(WRITES).collect().await;
-        for synced in synced {
-            synced.map_err(|error| self.health.fail(format!("cannot sync a group: {error}")))?;
-        }
+        synced.into_iter().collect::<Result<(), _>>()?;
         for candidate in sound {
             self.put_folded(candidate, folded);
         }
@@ -219,59 +217,67 @@ impl Inner {
         Ok(true)
     }
 
-    /// Puts the version without these blocks in the log in place.
+    /// The slot holds these blocks now: the committed version need not have them in the log.
     fn put_folded(&self, candidate: &Candidate, folded: &mut Folded) {
-        let Candidate {
-            key,
-            version,
-            detail,
-            blocks,
-        } = candidate;
-        let mut state = self.state.lock();
-        let record = state.record(*key);
-        let record = record.filter(|record| is_current(record, version));
-        let (Some(record), Some(content)) = (record.cloned(), &version.content) else {
+        let Some(before) = &candidate.version.content else {
             return;
         };
-        let mut left = detail.overlay.clone();
-        left.retain(|(block, _)| {
-            blocks
-                .binary_search_by_key(block, |(block, _)| *block)
-                .is_err()
-        });
+        let key = candidate.key;
+        let mut state = self.state.lock();
+        let Some(record) = state.record(key).cloned() else {
+            return;
+        };
+        let committed = record.committed.as_ref();
+        let Some((version, content, detail)) = committed.and_then(|version| {
+            let content = version.content.as_ref()?;
+            Some((version, content, content.detail.load_full()?))
+        }) else {
+            return;
+        };
+        if !Arc::ptr_eq(&content.slot, &before.slot) {
+            return;
+        }
+        let (gone, left): (Vec<_>, Vec<_>) = detail
+            .overlay
+            .iter()
+            .cloned()
+            .partition(|(index, logged)| candidate.has(*index, logged));
+        if gone.is_empty() {
+            return;
+        }
         let rest = Blocks {
             sums: detail.sums.clone(),
             overlay: left,
         };
+        let entry = LogEntry::Folded {
+            key: key.into(),
+            version: version.head.version,
+            blocks: BlockRun::of(gone.iter().map(|(index, _)| *index)),
+        };
         let committed = Version {
             head: version.head,
             content: Some(Content::new(content.slot.clone(), Some(Arc::new(rest)))),
-        };
-        let entry = LogEntry::Folded {
-            key: (*key).into(),
-            version: version.head.version,
-            blocks: BlockRun::of(blocks.iter().map(|(block, _)| *block)),
         };
         let record = Record {
             committed: Some(Arc::new(committed)),
             pending: record.pending,
         };
         let change = NewRecord::plain(Some(record), &entry);
-        drop(self.install(&mut state, *key, change, Urgency::Later));
+        drop(self.install(&mut state, key, change, Urgency::Later));
         folded.chunks += 1;
-        folded.blocks += blocks.len() as u64;
+        folded.blocks += gone.len() as u64;
     }
 
-    /// Copies what is still needed in a segment to the end of the log.
+    /// Copies what is still needed in segments to the end of the log.
     async fn move_on(
         &self,
-        segment: &Arc<Segment>,
+        segments: &[Arc<Segment>],
         windows: &Windows,
         folded: &mut Folded,
     ) -> Result<(), EngineError> {
-        for (data, from) in segment.live_data() {
+        for (data, from) in segments.iter().flat_map(|segment| segment.live_data()) {
             // Not verified here: whoever reads the blocks compares them with their checksums, wherever they are.
-            let pieces = (0..data.blocks).map(|block| windows.block(from.at + block));
+            let pieces = (0..data.blocks).map(|block| windows.block(from.plus(block)));
             let Some(pieces) = pieces.collect::<Option<Vec<_>>>() else {
                 continue;
             };
@@ -303,24 +309,33 @@ impl Inner {
 }
 
 impl Windows {
-    fn block(&self, at: u32) -> Option<SharedBuf> {
-        let window = self.0.get(&(at / WINDOW_BLOCKS))?;
-        let start = (at % WINDOW_BLOCKS * BLOCK_BYTES) as usize;
+    fn block(&self, place: LogRef) -> Option<SharedBuf> {
+        let window = self.0.get(&(place.segment, place.at / WINDOW_BLOCKS))?;
+        let start = (place.at % WINDOW_BLOCKS * BLOCK_BYTES) as usize;
         let end = start + BLOCK_BYTES as usize;
         (end <= window.len()).then(|| window.slice(start..end))
+    }
+
+    fn contains(&self, place: LogRef) -> bool {
+        self.0
+            .contains_key(&(place.segment, place.at / WINDOW_BLOCKS))
     }
 }
 
 impl Candidate {
-    /// The blocks of a version in this segment; `None` when there are none.
-    fn of(key: ChunkKey, version: Arc<Version>, segment: &Segment) -> Option<Self> {
+    /// The blocks of a version in the windows; `None` when there are none.
+    fn of(key: ChunkKey, version: Arc<Version>, windows: &Windows) -> Option<Self> {
         let detail = version.content.as_ref()?.detail.load_full()?;
-        let blocks: Vec<(u32, u32)> = detail
+        let blocks: Vec<Block> = detail
             .overlay
             .iter()
-            .filter_map(|(block, logged)| {
-                let place = logged.data.log_ref()?;
-                (place.segment == segment.number).then_some((*block, place.at + logged.at))
+            .filter_map(|(index, logged)| {
+                let place = logged.data.log_ref()?.plus(logged.at);
+                windows.contains(place).then(|| Block {
+                    index: *index,
+                    logged: logged.clone(),
+                    place,
+                })
             })
             .collect();
         (!blocks.is_empty()).then_some(Self {
@@ -331,6 +346,17 @@ impl Candidate {
         })
     }
 
+    /// Whether this very block of the log is among the blocks.
+    fn has(&self, index: u32, logged: &Logged) -> bool {
+        let at = self
+            .blocks
+            .binary_search_by_key(&index, |block| block.index);
+        at.is_ok_and(|at| {
+            let own = &self.blocks[at].logged;
+            Arc::ptr_eq(&own.data, &logged.data) && own.at == logged.at
+        })
+    }
+
     fn group(&self) -> Option<GroupId> {
         Some(self.version.content.as_ref()?.slot.position().group)
     }
@@ -338,15 +364,15 @@ impl Candidate {
     /// The bytes of blocks that lie side by side in the slot: the first block, and the bytes of each.
     fn runs(&self, windows: &Windows) -> Vec<(u32, Vec<SharedBuf>)> {
         let mut runs: Vec<(u32, Vec<SharedBuf>)> = Vec::new();
-        for &(block, at) in &self.blocks {
-            let Some(bytes) = windows.block(at) else {
+        for block in &self.blocks {
+            let Some(bytes) = windows.block(block.place) else {
                 continue;
             };
             match runs.last_mut() {
-                Some((first, pieces)) if *first as usize + pieces.len() == block as usize => {
+                Some((first, pieces)) if *first as usize + pieces.len() == block.index as usize => {
                     pieces.push(bytes);
                 }
-                _ => runs.push((block, vec![bytes])),
+                _ => runs.push((block.index, vec![bytes])),
             }
         }
         runs
@@ -359,10 +385,6 @@ fn is_alone(record: Option<&Record>, version: &Arc<Version>) -> bool {
         .content
         .as_ref()
         .is_some_and(|content| Arc::strong_count(&content.slot) == 1);
-    alone && record.is_some_and(|record| is_current(record, version))
-}
-
-fn is_current(record: &Record, version: &Arc<Version>) -> bool {
-    let committed = record.committed.as_ref();
-    committed.is_some_and(|committed| Arc::ptr_eq(committed, version))
+    let committed = record.and_then(|record| record.committed.as_ref());
+    alone && committed.is_some_and(|committed| Arc::ptr_eq(committed, version))
 }

@@ -58,7 +58,8 @@ pub(crate) async fn open(
     let device: Arc<dyn Device> = Arc::new(WatchedDevice::new(env, device, config.hang_limit()));
     let files = device.list().await.map_err(failed("list the files"))?;
     let listed = Listed::of(&files);
-    let (log, entries, found) = open_log(env, &device, &store, config, buffers, listed.log).await?;
+    let (log, entries, found) =
+        open_log(env, &device, &store, config, buffers, &listed.log).await?;
     let health = Arc::new(Health::default());
     let available = device.available_bytes().await;
     let available = available.map_err(failed("ask for space"))?;
@@ -86,7 +87,8 @@ pub(crate) async fn open(
         .iter()
         .map(|&key| (key, value_of(&rebuilt.state, key)))
         .collect();
-    if !changed.is_empty() {
+    // Also when there is no news: the segments that were read for it are free then.
+    if !listed.log.is_empty() {
         checkpointer.add_found(changed, log.end(), log.needed());
         let written = checkpointer.run(&log).await;
         written.map_err(|error| OpenError::Checkpoint {
@@ -112,15 +114,15 @@ async fn open_log(
     store: &Arc<dyn MetaStore>,
     config: &EngineConfig,
     buffers: &BufPool,
-    files: Vec<(u32, u64)>,
+    files: &[(u32, u64)],
 ) -> Result<OpenedLog, OpenError> {
     let start = find_start(env, store).await?;
-    let replay = log::replay::replay(device, buffers, &files, start).await?;
+    let replay = log::replay::replay(device, buffers, files, start).await?;
     let (log, found) = Log::new(log::Parts {
         device: device.clone(),
         buffers: buffers.clone(),
         log_bytes: config.log_bytes,
-        files,
+        files: files.to_vec(),
         start,
         segments: replay.segments,
         next_segment: replay.next_segment,

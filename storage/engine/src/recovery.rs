@@ -12,6 +12,8 @@ use std::{
     sync::Arc,
 };
 
+use types::{chunk::ChunkId, id::TargetId};
+
 use self::replayed::{PlainRecord, PlainVersion};
 pub(crate) use self::replayed::{Replayed, apply};
 use crate::{
@@ -82,6 +84,7 @@ pub(crate) fn rebuild(
         data: BTreeMap::new(),
         segments,
         state: State::default(),
+        chunks: BTreeMap::new(),
         problems: Problems::default(),
     };
     store.scan(TARGET_PREFIX, &mut |key, value| {
@@ -123,16 +126,8 @@ pub(crate) fn rebuild(
             let _moved = rebuild.plain(key, &record);
         }
     }
-    let mut problems = Vec::new();
-    rebuild.state.check(slots, &mut problems);
-    for problem in problems {
-        rebuild.problems.add(problem);
-    }
-    rebuild.problems.into_result()?;
-    Ok(Rebuilt {
-        state: rebuild.state,
-        changed,
-    })
+    let state = rebuild.finish()?;
+    Ok(Rebuilt { state, changed })
 }
 
 struct Rebuild<'a> {
@@ -144,6 +139,8 @@ struct Rebuild<'a> {
     data: BTreeMap<LogRef, Arc<LogData>>,
     segments: BTreeMap<u64, Arc<Segment>>,
     state: State,
+    /// The chunks of each target, most of them in order: a map is built densely from that.
+    chunks: BTreeMap<TargetId, Vec<(ChunkId, Record)>>,
     problems: Problems,
 }
 
@@ -212,7 +209,7 @@ impl Rebuild<'_> {
         let (chunk, target) = (key.chunk, key.target);
         match record {
             Ok(record) if self.state.targets.contains_key(&target) => {
-                drop(self.state.replace(key, Some(record)));
+                self.chunks.entry(target).or_default().push((chunk, record));
             }
             Ok(_) => self.problems.add(format!(
                 "chunk {chunk} belongs to target {target}, which is not here"
@@ -222,6 +219,28 @@ impl Rebuild<'_> {
                     .add(format!("chunk {chunk} of target {target}: {reason}"));
             }
         }
+    }
+
+    /// Puts the chunks into their targets, and checks that the slots taken are those of the records (E6): each was taken
+    /// for one record, or that was a problem.
+    fn finish(mut self) -> Result<State, OpenError> {
+        let mut taken = 0;
+        for (target, chunks) in std::mem::take(&mut self.chunks) {
+            let state = self.state.targets.get_mut(&target);
+            let state = state.expect("chunks were kept only for targets that are there");
+            for (_, record) in &chunks {
+                state.used_bytes += record.slot_bytes();
+                taken += record.slots().count() as u64;
+            }
+            state.chunks = chunks.into_iter().collect();
+        }
+        let mut problems = Vec::new();
+        self.slots.check_taken(taken, &mut problems);
+        for problem in problems {
+            self.problems.add(problem);
+        }
+        self.problems.into_result()?;
+        Ok(self.state)
     }
 
     /// Takes the slots of a record. `blocks` are those of a version that the store does not have.

@@ -49,6 +49,14 @@ impl Slot {
         self.position.group.class.slot_bytes()
     }
 
+    /// Whether the group's file may end before the slot after a crash. Then it must be synced before a record refers to
+    /// the slot, even when nothing was written there.
+    pub(crate) fn is_beyond_durable(&self) -> bool {
+        let allocation = self.pool.0.allocation.lock();
+        let durable = allocation.allocator.durable_bytes(self.position.group);
+        durable < Some(self.position.end())
+    }
+
     /// Claims the bytes from `from` to `to` for writing; false when some of them were claimed before. What lies
     /// between the bytes claimed before and these is never claimed any more: it is in the log.
     pub(crate) fn claim(&self, from: u32, to: u32) -> bool {
@@ -109,6 +117,9 @@ pub(crate) struct Limits {
 
 /// New chunks may use this share of the capacity (E8); the rest is for changes of chunks that are there.
 const NEW_CHUNK_PERCENT: u64 = 98;
+
+/// A group grows by at most so much at a time.
+const GROWTH_BYTES_MAX: u64 = 256 << 20;
 
 /// What a slot is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,9 +278,12 @@ impl SlotPool {
         let group_bytes = u64::from(SLOTS_PER_GROUP) * u64::from(group.class.slot_bytes());
         let limits = &self.0.limits;
         let reserve = limits.reserve_bytes.load(Ordering::Relaxed);
-        let step = (file_bytes + limits.preallocate_bytes)
-            .min(group_bytes)
-            .max(position.end());
+        // A group that grows fast grows in larger steps.
+        let step = file_bytes.clamp(
+            limits.preallocate_bytes,
+            limits.preallocate_bytes.max(GROWTH_BYTES_MAX),
+        );
+        let step = (file_bytes + step).min(group_bytes).max(position.end());
         let available = self.0.device.available_bytes().await;
         let available =
             available.map_err(|error| self.failed(group.class, "ask for space", &error))?;
@@ -282,14 +296,21 @@ impl SlotPool {
         };
         let reserved = self.0.device.reserve(group.into(), bytes).await;
         reserved.map_err(|error| self.failed(group.class, "grow a group", &error))?;
-        // Bytes of a small update lie in the log, so its record says nothing about the group: the space must be there.
-        let synced = self.0.device.sync(group.into()).await;
-        synced.map_err(|error| self.0.health.fail(format!("cannot sync a group: {error}")))?;
         self.0
             .allocation
             .lock()
             .allocator
             .set_file_bytes(group, bytes);
+        Ok(())
+    }
+
+    /// Makes what was written to a group durable, and its size.
+    pub(crate) async fn sync(&self, group: GroupId) -> Result<(), EngineError> {
+        let file_bytes = self.0.allocation.lock().allocator.file_bytes(group);
+        let synced = self.0.device.sync(group.into()).await;
+        synced.map_err(|error| self.0.health.fail(format!("cannot sync a group: {error}")))?;
+        let allocator = &mut self.0.allocation.lock().allocator;
+        allocator.set_durable_bytes(group, file_bytes.unwrap_or(0));
         Ok(())
     }
 
@@ -333,6 +354,18 @@ impl SlotPool {
     /// From now on no group is given back: slots become free because their holders go, not because records say so.
     pub(crate) fn freeze(&self) {
         self.0.allocation.lock().frozen = true;
+    }
+
+    /// Checks that so many slots are taken.
+    pub(crate) fn check_taken(&self, expected: u64, problems: &mut Vec<String>) {
+        let allocation = self.0.allocation.lock();
+        allocation.allocator.check(problems);
+        let (taken, _) = allocation.allocator.counts();
+        if taken != expected {
+            problems.push(format!(
+                "{taken} slots are marked, {expected} are referred to"
+            ));
+        }
     }
 
     /// Compares the taken slots with those referred to; returns how many more are taken, by readers and updates

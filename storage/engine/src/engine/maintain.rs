@@ -15,7 +15,7 @@ use common::{env::Task, sync::Mutex};
 use super::Inner;
 use crate::error::EngineError;
 
-/// Segments folded before a checkpoint lets their files go.
+/// Segments folded together, before a checkpoint lets their files go.
 const SEGMENTS: usize = 2;
 /// After a round of folding that freed nothing.
 const REST: Duration = Duration::from_millis(10);
@@ -84,10 +84,11 @@ impl Inner {
         }
         while self.log.fill().wants_folding() && !stopping.load(Ordering::Relaxed) {
             let before = self.log.fill();
-            for segment in self.log.oldest().iter().take(SEGMENTS) {
-                let folded = self.fold(segment).await?;
-                tracing::debug!(?folded, ?segment, "folded");
-            }
+            let mut segments = self.log.oldest();
+            segments.truncate(SEGMENTS);
+            let folded = self.fold(&segments).await?;
+            tracing::debug!(?folded, ?segments, "folded");
+            drop(segments);
             self.checkpointer.run(&self.log).await?;
             if self.log.fill().used_segments >= before.used_segments {
                 // Chunks are in use, or pending for long. More of the log will be written before the next look.

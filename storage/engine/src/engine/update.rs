@@ -211,7 +211,8 @@ impl Inner {
             body: written.body,
         };
         let encoded = entry.encode();
-        let dirty = written.content.as_ref().filter(|_| written.in_slot);
+        let content = written.content.as_ref();
+        let dirty = content.filter(|content| written.in_slot || content.slot.is_beyond_durable());
         let dirty = dirty.map(|content| content.slot.position().group);
         let pending = Arc::new(Version {
             head: head.into(),
