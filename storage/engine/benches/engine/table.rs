@@ -140,7 +140,8 @@ impl Row {
     }
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+/// The middle value; `None` when there is none.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (low, high) = (
