@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::{buf::BufPool, env::Env};
 use engine::{
-    Change, Engine, EngineConfig, EngineError, OpenError,
+    BLOCK_BYTES, Change, Engine, EngineConfig, EngineError, OpenError,
     device::{
         faulty::{Fault, Faults, FaultyDevice},
         mem::PowerSwitch,
@@ -38,7 +38,7 @@ async fn a_flipped_bit_is_found_by_every_read_of_its_block() {
         .flip_bit(position.group.into(), position.offset() as usize + 20_000);
     let corrupt = EngineError::ChunkCorrupt {
         chunk: key(0).chunk,
-        block: 20_000 / engine::BLOCK_BYTES,
+        block: 20_000 / BLOCK_BYTES,
     };
     assert_eq!(read_all(&engine, key(0)).await, Err(corrupt.clone()));
     // An overwrite elsewhere in the chunk would carry the damage along under a new checksum.
@@ -48,8 +48,9 @@ async fn a_flipped_bit_is_found_by_every_read_of_its_block() {
     assert_eq!(engine.get(key(0)).unwrap().unwrap().pending, None);
     // Other blocks are fine, and so is replacing the whole.
     let version = engine::ReadVersion::Committed;
-    let before = engine.read(key(0), version, 0, 16_384).await.unwrap();
-    assert_eq!(before.data[..], content[..16_384]);
+    let intact = 20_000 / BLOCK_BYTES * BLOCK_BYTES;
+    let before = engine.read(key(0), version, 0, intact).await.unwrap();
+    assert_eq!(before.data[..], content[..intact as usize]);
     put(&engine, key(0), 2, 0, &content).await;
     assert_eq!(read_all(&engine, key(0)).await.unwrap(), content);
     assert_eq!(engine.failure(), None);

@@ -6,11 +6,22 @@
     reason = "tests make patterns of bytes, and their helpers fail where they stand"
 )]
 
+/// Prints what was measured, also when the test passes: a count that nobody sees is not known to be large.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::support::say(&format!($($text)*))
+    };
+}
+
 mod append;
 mod crash;
+mod failing;
 mod faults;
+mod flips;
+mod history;
 mod kill;
 mod lifecycle;
 mod model;
 mod space;
 mod support;
+mod workload;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::env::Env;
 use engine::{
-    Change, Engine, EngineConfig, EngineError, ReadVersion, SyncPolicy,
+    BLOCK_BYTES, Change, Engine, EngineConfig, EngineError, ReadVersion, SyncPolicy,
     device::{
         Device, FileId,
         faulty::{Fault, Faults, FaultyDevice},
@@ -192,12 +192,12 @@ async fn a_replaced_version_keeps_its_slot_until_the_record_is_durable() {
 #[tokio::test]
 async fn racing_updates_of_one_chunk_leave_one_whole_pending_version() {
     let (env, _disk, engine) = engine_with(config()).await;
-    put(&engine, key(0), 1, 0, &pattern(0, 8192)).await;
+    put(&engine, key(0), 1, 0, &pattern(0, BLOCK_BYTES)).await;
     let racers = (1..=8_u64).map(|seed| {
         let engine = engine.clone();
         env.spawn("racer", async move {
             let payload = pattern(seed, 10_000);
-            let change = write_at(8192, &payload);
+            let change = write_at(BLOCK_BYTES, &payload);
             engine
                 .update(request(key(0), 2, change, &payload))
                 .await

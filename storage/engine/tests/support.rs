@@ -1,10 +1,11 @@
 //! A disk in memory, requests in one line, and a plain map that says what every chunk must hold.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
 use common::{buf::BufPool, env::Env};
 use engine::{
-    Change, ChunkKey, Engine, EngineConfig, EngineError, ReadVersion, UpdateRequest, Updated,
+    BLOCK_BYTES, Change, CheckReport, ChunkKey, Engine, EngineConfig, EngineError, ReadVersion,
+    UpdateRequest, Updated,
     device::{
         Device,
         mem::{MemDevice, PowerSwitch},
@@ -22,6 +23,9 @@ pub(crate) const TARGET: TargetId = TargetId(11);
 pub(crate) const CHAIN_VERSION: ChainVersion = ChainVersion(3);
 /// Chunks of tests: two size classes and more.
 pub(crate) const CHUNK_SIZE: u32 = 256 << 10;
+
+/// What databases overwrite at a time, whatever the block of checksums is.
+pub(crate) const SMALL: u32 = 4096;
 
 pub(crate) fn key(index: u32) -> ChunkKey {
     let inode = InodeId(7);
@@ -96,6 +100,62 @@ pub(crate) async fn engine_with(config: EngineConfig) -> (Env, MemDisk, Engine) 
     let engine = disk.open(&env, config).await;
     engine.create_target(TARGET, ChainId(1)).await.unwrap();
     (env, disk, engine)
+}
+
+/// With a runtime of its own, which takes what hangs without power with it. Its time passes when nothing else is to
+/// do, so that no timer of the engine costs any.
+pub(crate) fn on_a_runtime<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build();
+    runtime.unwrap().block_on(test)
+}
+
+/// A number from the environment, for runs that are longer than usual.
+pub(crate) fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect("the variable holds a number"))
+}
+
+/// Threads for a test that wants all cores.
+pub(crate) fn thread_count() -> u64 {
+    let cores = std::thread::available_parallelism();
+    cores.map_or(1, |cores| cores.get() as u64).min(16)
+}
+
+/// Runs `work` on as many threads as there are cores; each gets its number.
+pub(crate) fn on_all_cores<T: Send + 'static>(
+    name: &str,
+    work: impl Fn(u64) -> T + Clone + Send + 'static,
+) -> Vec<T> {
+    let threads = (0..thread_count()).map(|thread| {
+        let work = work.clone();
+        Env::real().spawn_thread(name, move || work(thread))
+    });
+    let threads: Vec<_> = threads.map(|thread| thread.unwrap()).collect();
+    // All of them end before the first that failed fails the test: each says its seed.
+    let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+    ended.into_iter().map(|result| result.unwrap()).collect()
+}
+
+/// Waits until no slot is held by anything but records, and checks the invariants.
+pub(crate) async fn settled(env: &Env, engine: &Engine) -> CheckReport {
+    for _ in 0..1000 {
+        engine.sync().await.unwrap();
+        let report = engine.check().unwrap();
+        if report.held_slots == 0 {
+            return report;
+        }
+        env.sleep(Duration::from_millis(10)).await;
+    }
+    panic!("slots are held for good: {:?}", engine.check());
+}
+
+/// See the macro of the same name. Around the capture of output, as a whole line.
+pub(crate) fn say(text: &str) {
+    let line = format!("{text}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 pub(crate) fn pattern(seed: u64, length: u32) -> Vec<u8> {
@@ -197,39 +257,46 @@ pub(crate) fn changed(old: Option<&[u8]>, change: Change, payload: &[u8]) -> Opt
     Some(content)
 }
 
-/// A random change with its payload, of all kinds and at all kinds of edges.
-pub(crate) fn random_change(env: &Env) -> (Change, Vec<u8>) {
+/// A random change of a chunk of `length` bytes with its payload, of all kinds and at all kinds of edges; no byte
+/// lies behind `limit`. Small overwrites are the most frequent ones, because most of them lie above each other.
+pub(crate) fn random_change(env: &Env, limit: u32, length: u32) -> (Change, Vec<u8>) {
     let below = |limit: u32| env.random_below(u64::from(limit)) as u32;
     // Multiples of a block as often as not: those are where appends and whole blocks begin.
     let position = |limit: u32| match below(4) {
         0 => below(limit),
-        1 => below(limit / 8192) * 8192,
+        1 => below(limit.div_ceil(BLOCK_BYTES)) * BLOCK_BYTES,
         2 => below(limit.min(20_000)),
-        _ => below(8) * 8192 % limit,
+        _ => below(8) * BLOCK_BYTES % limit,
     };
-    match below(16) {
-        0 => (Change::Update(Update::Remove), Vec::new()),
+    let write = |offset: u32, length: u32| {
+        let payload = pattern(env.random_u64(), length.min(limit - offset));
+        (write_at(offset, &payload), payload)
+    };
+    let plain = |update| (Change::Update(update), Vec::new());
+    match below(24) {
+        0 => plain(Update::Remove),
         1 | 2 => {
-            let length = position(CHUNK_SIZE);
-            (Change::Update(Update::Truncate { length }), Vec::new())
+            let length = position(limit);
+            plain(Update::Truncate { length })
         }
         3 => {
-            let length = position(CHUNK_SIZE);
-            (Change::Update(Update::Extend { length }), Vec::new())
+            let length = position(limit);
+            plain(Update::Extend { length })
         }
         4 => {
-            let payload = pattern(env.random_u64(), position(CHUNK_SIZE));
+            let payload = pattern(env.random_u64(), position(limit));
             let length = payload.len() as u32;
             (Change::Replace { length }, payload)
         }
-        _ => {
-            let offset = position(CHUNK_SIZE - 1);
-            let length = position(CHUNK_SIZE - offset);
-            let payload = pattern(env.random_u64(), length);
-            (write_at(offset, &payload), payload)
+        5..8 => write(length.min(limit - 1), 1 + position(3 * BLOCK_BYTES)),
+        8..11 => {
+            let offset = position(limit - 1);
+            write(offset, position(limit - offset))
         }
+        11..18 => {
+            let block = below(length.clamp(1, limit).div_ceil(SMALL));
+            write(block * SMALL, (1 + below(2)) * SMALL)
+        }
+        _ => write(below(length.clamp(1, limit)), 1 + below(5000)),
     }
 }
-
-/// What every chunk must hold: content, and version.
-pub(crate) type Expected = BTreeMap<u32, (Option<Vec<u8>>, u32)>;
