@@ -16,6 +16,7 @@ mod update;
 use std::{
     collections::BTreeSet,
     path::Path,
+    pin::pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -451,12 +452,17 @@ impl Inner {
     async fn log_room(&self) -> Result<(), EngineError> {
         /// Whoever waits looks again after this time at the latest.
         const PATIENCE: Duration = Duration::from_millis(50);
-        while self.log.fill().is_full() {
+        loop {
+            let mut freed = pin!(self.log.freed());
+            // Before the look, so that nothing is missed in between.
+            freed.as_mut().enable();
+            if !self.log.fill().is_full() {
+                return Ok(());
+            }
             self.health.check()?;
             self.wake.notify_one();
             // Freed or not: the loop finds out.
-            let _freed = self.env.timeout(PATIENCE, self.log.freed()).await;
+            let _freed = self.env.timeout(PATIENCE, freed).await;
         }
-        Ok(())
     }
 }

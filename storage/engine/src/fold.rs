@@ -77,7 +77,7 @@ impl Inner {
     /// Folds what is in these segments as far as may be.
     pub(crate) async fn fold(&self, segments: &[Arc<Segment>]) -> Result<Folded, EngineError> {
         let mut folded = Folded::default();
-        let windows = self.read_windows(segments).await?;
+        let windows = self.read_windows(segments).await;
         for _ in 0..TRIES {
             let live = segments.iter().flat_map(|segment| segment.live_data());
             let keys: BTreeSet<ChunkKey> = live.map(|(data, _)| data.key).collect();
@@ -99,7 +99,7 @@ impl Inner {
     }
 
     /// Reads the parts of segments in which there is something.
-    async fn read_windows(&self, segments: &[Arc<Segment>]) -> Result<Windows, EngineError> {
+    async fn read_windows(&self, segments: &[Arc<Segment>]) -> Windows {
         let mut wanted = Vec::new();
         for segment in segments {
             let live = segment.live_data().into_iter();
@@ -117,12 +117,17 @@ impl Inner {
             let buf = self.buffers.allocate((count * BLOCK_BYTES) as usize);
             let offset = u64::from(first) * u64::from(BLOCK_BYTES);
             let read = self.slots.device().read(segment.file(), offset, buf).await;
-            let read =
-                read.map_err(|error| self.health.fail(format!("cannot read the log: {error}")))?;
-            Ok::<_, EngineError>(((segment.number, window), read.freeze()))
+            match read {
+                Ok(buf) => Some(((segment.number, window), buf.freeze())),
+                Err(error) => {
+                    // Its blocks stay where they are. Whoever reads them gets the error and asks another replica.
+                    tracing::warn!(%error, ?segment, window, "cannot read the log");
+                    None
+                }
+            }
         }));
         let reads: Vec<_> = reads.buffer_unordered(READS).collect().await;
-        Ok(Windows(reads.into_iter().collect::<Result<_, _>>()?))
+        Windows(reads.into_iter().flatten().collect())
     }
 
     /// Folds the blocks that these chunks have in the windows.

@@ -23,7 +23,7 @@ use common::{
     buf::{BufPool, SharedBuf},
     sync::Mutex,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 use self::{batch::BatchId, entry::LogRef};
 use crate::{
@@ -373,9 +373,9 @@ impl Log {
             .expect("segments have an upper limit")
     }
 
-    /// Waits until a file may have become free.
-    pub(crate) async fn freed(&self) {
-        self.0.freed.notified().await;
+    /// Ends when a file may have become free.
+    pub(crate) fn freed(&self) -> Notified<'_> {
+        self.0.freed.notified()
     }
 
     /// Where a replay would begin if everything appended so far stood in the records.

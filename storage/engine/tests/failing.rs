@@ -179,11 +179,12 @@ impl Trial {
             inner: disk.device.clone(),
             kind,
             how,
-            left: AtomicI64::new(operation),
+            left: AtomicI64::new(i64::MAX),
             failed_at: Mutex::default(),
         });
         let history = History::new(SyncPolicy::Always, script.chunks.len() as u32);
         let engine = disk.open_with(&env, device.clone(), config.clone()).await;
+        device.left.store(operation, Ordering::Relaxed);
         Self {
             env,
             config,
@@ -216,6 +217,8 @@ impl Trial {
     }
 
     async fn open_again(&mut self) {
+        // In a directory the lock sees to it that no engine of before still writes.
+        self.engine.close().await;
         self.engine = self.disk.open(&self.env, self.config.clone()).await;
         self.engine.check().unwrap();
         self.history.compare(&self.engine).await;

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use common::env::Env;
 use engine::{
-    BLOCK_BYTES, Change, Engine, EngineError, ReadVersion,
+    BLOCK_BYTES, Change, Engine, EngineConfig, EngineError, ReadVersion,
     device::{Device, FileId, mem::PowerSwitch},
 };
 use types::{chunk::Update, id::ChainId};
 
 use crate::support::{
     CHUNK_SIZE, MemDisk, SMALL, TARGET, apply, config, key, on_a_runtime, pattern, put, request,
-    write_at,
+    slot_config, write_at,
 };
 
 /// Of a longer log this many bytes are tried, evenly spread.
@@ -112,52 +112,56 @@ async fn fill(engine: &Engine) -> BTreeMap<u32, Expected> {
 
 #[test]
 fn a_flipped_bit_anywhere_in_a_data_file_never_shows_as_wrong_bytes() {
-    on_a_runtime(async {
-        let env = Env::seeded(1);
-        let disk = MemDisk::new(&env, PowerSwitch::lasting());
-        let engine = disk.open(&env, config()).await;
-        engine.create_target(TARGET, ChainId(1)).await.unwrap();
-        let chunks = fill(&engine).await;
-        engine.sync().await.unwrap();
-        let (mut tried, mut found) = (0_u64, 0_u64);
-        for (&index, expected) in &chunks {
-            for position in engine.positions(key(index)) {
-                for byte in 0..position.group.class.slot_bytes() {
-                    let (file, at) = (position.group.into(), position.offset() as usize);
-                    disk.device.flip_bit(file, at + byte as usize);
-                    let damaged = damaged_blocks(&engine, index, expected).await;
-                    disk.device.flip_bit(file, at + byte as usize);
-                    assert!(damaged.iter().all(|&block| block == byte / BLOCK_BYTES));
-                    let content = byte < expected.committed.len() as u32;
-                    if index == 0 {
-                        assert_eq!(damaged.len(), 2 * usize::from(content), "byte {byte}");
-                    }
-                    tried += 1;
-                    found += u64::from(!damaged.is_empty());
+    on_a_runtime(flip_all(slot_config()));
+    on_a_runtime(flip_all(config()));
+}
+
+async fn flip_all(config: EngineConfig) {
+    let env = Env::seeded(1);
+    let disk = MemDisk::new(&env, PowerSwitch::lasting());
+    let in_slots = config.small_update_bytes == 0;
+    let engine = disk.open(&env, config).await;
+    engine.create_target(TARGET, ChainId(1)).await.unwrap();
+    let chunks = fill(&engine).await;
+    engine.sync().await.unwrap();
+    let (mut tried, mut found) = (0_u64, 0_u64);
+    for (&index, expected) in &chunks {
+        for position in engine.positions(key(index)) {
+            for byte in 0..position.group.class.slot_bytes() {
+                let (file, at) = (position.group.into(), position.offset() as usize);
+                disk.device.flip_bit(file, at + byte as usize);
+                let damaged = damaged_blocks(&engine, index, expected).await;
+                disk.device.flip_bit(file, at + byte as usize);
+                assert!(damaged.iter().all(|&block| block == byte / BLOCK_BYTES));
+                let content = byte < expected.committed.len() as u32;
+                if index == 0 && in_slots {
+                    assert_eq!(damaged.len(), 2 * usize::from(content), "byte {byte}");
                 }
-            }
-        }
-        for (file, bytes) in disk.device.list().await.unwrap() {
-            if !matches!(file, FileId::Log(_)) {
-                continue;
-            }
-            let stride = (bytes as usize / LOG_BYTES_TRIED).max(1);
-            for byte in (0..bytes as usize).step_by(stride) {
-                disk.device.flip_bit(file, byte);
-                for (&index, expected) in &chunks {
-                    let damaged = damaged_blocks(&engine, index, expected).await;
-                    found += u64::from(!damaged.is_empty());
-                }
-                disk.device.flip_bit(file, byte);
                 tried += 1;
+                found += u64::from(!damaged.is_empty());
             }
         }
-        say!("{tried} bits flipped, {found} of them in content that was read");
-        assert!(found > u64::from(BLOCK_BYTES));
-        for (&index, expected) in &chunks {
-            let damaged = damaged_blocks(&engine, index, expected).await;
-            assert!(damaged.is_empty(), "all bits are back");
+    }
+    for (file, bytes) in disk.device.list().await.unwrap() {
+        if !matches!(file, FileId::Log(_)) {
+            continue;
         }
-        assert_eq!(engine.failure(), None);
-    });
+        let stride = (bytes as usize / LOG_BYTES_TRIED).max(1);
+        for byte in (0..bytes as usize).step_by(stride) {
+            disk.device.flip_bit(file, byte);
+            for (&index, expected) in &chunks {
+                let damaged = damaged_blocks(&engine, index, expected).await;
+                found += u64::from(!damaged.is_empty());
+            }
+            disk.device.flip_bit(file, byte);
+            tried += 1;
+        }
+    }
+    say!("{tried} bits flipped, {found} of them in content that was read");
+    assert!(found > u64::from(BLOCK_BYTES));
+    for (&index, expected) in &chunks {
+        let damaged = damaged_blocks(&engine, index, expected).await;
+        assert!(damaged.is_empty(), "all bits are back");
+    }
+    assert_eq!(engine.failure(), None);
 }

@@ -19,6 +19,8 @@ use crate::error::EngineError;
 const SEGMENTS: usize = 2;
 /// After a round of folding that freed nothing.
 const REST: Duration = Duration::from_millis(10);
+/// When the log is full, what cannot be folded is moved on, unless it cannot be read. So often in a row there is no hope.
+const ROUNDS_IN_VAIN_MAX: u32 = 1000;
 
 #[derive(Debug)]
 pub(super) struct Maintenance {
@@ -82,6 +84,7 @@ impl Inner {
         if self.checkpointer.is_due() {
             self.checkpointer.run(&self.log).await?;
         }
+        let mut rounds_in_vain = 0;
         while self.log.fill().wants_folding() && !stopping.load(Ordering::Relaxed) {
             let before = self.log.fill();
             let mut segments = self.log.oldest();
@@ -94,6 +97,12 @@ impl Inner {
                 // Chunks are in use, or pending for long. More of the log will be written before the next look.
                 if !self.log.fill().is_full() {
                     break;
+                }
+                rounds_in_vain += 1;
+                if rounds_in_vain > ROUNDS_IN_VAIN_MAX {
+                    let reason =
+                        "the log is full and cannot be emptied: parts of it cannot be read";
+                    return Err(self.health.fail(reason.to_owned()));
                 }
                 self.env.sleep(REST).await;
             }
