@@ -27,11 +27,43 @@ pub const BUF_ALIGN: usize = 4096;
 
 static NEXT_REGION: AtomicU64 = AtomicU64::new(1);
 
+static REGIONS_FREED: AtomicU64 = AtomicU64::new(0);
+
+/// Regions freed so far. Whoever keeps regions registered looks for dead ones when this has changed.
+pub fn regions_freed() -> u64 {
+    REGIONS_FREED.load(Ordering::Acquire)
+}
+
+/// Lives as long as a region's memory. A `Weak` of it tells who has the region registered that it is gone.
+#[derive(Debug)]
+pub struct RegionLife(());
+
+impl Drop for RegionLife {
+    fn drop(&mut self) {
+        // Every `Weak` is dead by now: who sees the count change finds the region.
+        REGIONS_FREED.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What registering a region needs.
+#[derive(Debug)]
+pub struct RegionHandle<'a> {
+    /// Never used for other memory.
+    pub id: u64,
+    /// Where the region's memory starts.
+    pub start: NonNull<u8>,
+    /// Its size in bytes.
+    pub length: usize,
+    /// Stays also while the memory rests in its pool.
+    pub life: &'a Arc<RegionLife>,
+}
+
 /// One allocation. Transports register regions by `id` once and keep them registered while they live.
 struct Memory {
     id: u64,
     start: NonNull<u8>,
     layout: Layout,
+    life: Arc<RegionLife>,
 }
 
 // SAFETY: the memory is plain bytes; who may touch which part is settled by the views above it.
@@ -52,6 +84,16 @@ impl Memory {
             id: NEXT_REGION.fetch_add(1, Ordering::Relaxed),
             start,
             layout,
+            life: Arc::new(RegionLife(())),
+        }
+    }
+
+    fn handle(&self) -> RegionHandle<'_> {
+        RegionHandle {
+            id: self.id,
+            start: self.start,
+            length: self.layout.size(),
+            life: &self.life,
         }
     }
 
@@ -132,7 +174,8 @@ impl BufPool {
         }))
     }
 
-    /// A buffer of `length` bytes with undefined (but initialized) content. The region behind it is the next power of two.
+    /// A buffer of `length` bytes with undefined (but initialized) content. The region behind it is the next power of
+    /// two.
     pub fn allocate(&self, length: usize) -> RegisteredBuf {
         let capacity = length.max(BUF_ALIGN).next_power_of_two();
         let recycled = {
@@ -181,6 +224,11 @@ impl RegisteredBuf {
     /// The region's id, the key of its registration with a transport.
     pub fn region_id(&self) -> u64 {
         self.region.memory().id
+    }
+
+    /// The whole region, for its registration.
+    pub fn region(&self) -> RegionHandle<'_> {
+        self.region.memory().handle()
     }
 
     /// Where this view starts in its region.
@@ -277,6 +325,11 @@ impl SharedBuf {
     /// The region's id, the key of its registration with a transport.
     pub fn region_id(&self) -> u64 {
         self.region.memory().id
+    }
+
+    /// The whole region, for its registration.
+    pub fn region(&self) -> RegionHandle<'_> {
+        self.region.memory().handle()
     }
 
     /// Where this view starts in its region.
