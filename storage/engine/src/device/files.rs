@@ -1,16 +1,20 @@
 //! The files of a disk on a local file system: naming, making, growing, and a bounded table of open ones.
 //!
-//! `groups/<class>/<number>.dat`, for example `groups/1m/00000003.dat`, and `log/<number>.log`. Files are opened with O_DIRECT; where the file
-//! system has none (some network and memory file systems) they are opened plainly, with a warning: `sync` is
-//! what makes data durable in both cases.
+//! `groups/<class>/<number>.dat`, for example `groups/1m/00000003.dat`, and `log/<number>.log`. Files are opened
+//! with O_DIRECT; where the file system has none (some network and memory file systems) they are opened plainly,
+//! with a warning: `sync` is what makes data durable in both cases.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
+    ops::Deref,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use common::sync::Mutex;
@@ -36,9 +40,40 @@ pub(crate) struct Files {
     open: Mutex<OpenFiles>,
 }
 
+/// A file that stays open while it is in the table or somebody uses it.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    file: File,
+    number: u64,
+}
+
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+
+impl OpenFile {
+    pub(crate) fn new(file: File) -> Self {
+        Self {
+            file,
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Names this opening of the file; never used for another, unlike the descriptor.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Deref for OpenFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
 #[derive(Debug, Default)]
 struct OpenFiles {
-    by_id: BTreeMap<FileId, (Arc<File>, u64)>,
+    by_id: BTreeMap<FileId, (Arc<OpenFile>, u64)>,
     /// Rises with each use: the file with the smallest number was used longest ago.
     clock: u64,
 }
@@ -104,7 +139,7 @@ impl Files {
         let file = self.options().create_new(true).open(self.path(id))?;
         file.sync_all()?;
         File::open(&dir)?.sync_all()?;
-        self.remember(id, Arc::new(file));
+        self.remember(id, Arc::new(OpenFile::new(file)));
         Ok(())
     }
 
@@ -114,7 +149,7 @@ impl Files {
         if length >= bytes {
             return Ok(());
         }
-        match fallocate(&*file, FallocateFlags::empty(), length, bytes - length) {
+        match fallocate(&file.file, FallocateFlags::empty(), length, bytes - length) {
             // Without fallocate a full disk shows at the write instead.
             Err(Errno::OPNOTSUPP) => file.set_len(bytes),
             result => Ok(result?),
@@ -132,17 +167,17 @@ impl Files {
     }
 
     /// The open file of a group; opens it, which may block, when it is not in the table.
-    pub(crate) fn get(&self, id: FileId) -> io::Result<Arc<File>> {
+    pub(crate) fn get(&self, id: FileId) -> io::Result<Arc<OpenFile>> {
         if let Some(file) = self.get_open(id) {
             return Ok(file);
         }
-        let file = Arc::new(self.options().open(self.path(id))?);
+        let file = Arc::new(OpenFile::new(self.options().open(self.path(id))?));
         self.remember(id, file.clone());
         Ok(file)
     }
 
     /// The open file of a group, if it is in the table.
-    pub(crate) fn get_open(&self, id: FileId) -> Option<Arc<File>> {
+    pub(crate) fn get_open(&self, id: FileId) -> Option<Arc<OpenFile>> {
         let mut open = self.open.lock();
         open.clock += 1;
         let now = open.clock;
@@ -151,7 +186,7 @@ impl Files {
         Some(file.clone())
     }
 
-    fn remember(&self, id: FileId, file: Arc<File>) {
+    fn remember(&self, id: FileId, file: Arc<OpenFile>) {
         let mut open = self.open.lock();
         if open.by_id.len() >= OPEN_FILES_MAX {
             let oldest = open.by_id.iter().min_by_key(|(_, (_, last_use))| *last_use);

@@ -5,9 +5,10 @@
 //! flight; none waits for another. The thread owns every buffer from submission to completion: a
 //! caller that goes away changes nothing.
 
+mod registered;
 mod ring;
 
-use std::{fs::File, io, sync::Arc, thread::JoinHandle};
+use std::{io, sync::Arc, thread::JoinHandle};
 
 use async_trait::async_trait;
 use common::{
@@ -17,7 +18,10 @@ use common::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{Device, FileId, check_alignment, closed, files::Files};
+use super::{
+    Device, FileId, check_alignment, closed,
+    files::{Files, OpenFile},
+};
 use crate::device::uring::ring::{Operation, Submissions};
 
 /// Operations in flight at most; half of the ring's entries.
@@ -68,7 +72,7 @@ impl UringDevice {
         self.env.blocking(move || work(&files)).await
     }
 
-    async fn file(&self, id: FileId) -> io::Result<Arc<File>> {
+    async fn file(&self, id: FileId) -> io::Result<Arc<OpenFile>> {
         match self.files.get_open(id) {
             Some(file) => Ok(file),
             None => self.blocking(move |files| files.get(id)).await,
@@ -105,7 +109,12 @@ impl Device for UringDevice {
     }
 
     async fn remove(&self, id: FileId) -> io::Result<()> {
-        self.blocking(move |files| files.remove(id)).await
+        let removed = self.blocking(move |files| files.remove(id)).await;
+        // The space of a file comes back when the ring has let go of it, too.
+        if let Ok(released) = self.submissions.release_files() {
+            drop(released.await);
+        }
+        removed
     }
 
     async fn read(&self, id: FileId, offset: u64, buf: RegisteredBuf) -> io::Result<RegisteredBuf> {

@@ -1,16 +1,18 @@
 //! The thread that owns the ring of one disk.
 //!
-//! Each turn: arm the read of the eventfd, push what waits in the queue, let the kernel wait for at least one
-//! completion, handle completions. Short transfers are continued where they stopped.
+//! Each turn submits what waits in the queue. A turn that finds the queue empty arms the read of the eventfd and lets
+//! the kernel wait for at least one completion; callers wake the thread only then. Short transfers are continued
+//! where they stopped.
+//!
+//! The thread never spins. Waiting 10 to 200 microseconds for callers to come back (yielding or not), or letting the
+//! kernel collect completions, gave no more reads of 4 KiB on two cores and took up to 3 microseconds more of
+//! processor time for each: it takes the core from the callers it waits for.
 //!
 //! Invariant: an operation in flight stands in `InFlight` and owns its memory and its file until its completion
 //! was seen. Should the thread ever end before that, the memory is leaked rather than freed under the kernel.
 
 use std::{
-    collections::VecDeque,
-    fmt,
-    fs::File,
-    io,
+    fmt, io,
     mem::ManuallyDrop,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, mpsc::SyncSender},
@@ -24,14 +26,17 @@ use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::device::closed;
+use super::registered::{Registered, Slot};
+use crate::device::{closed, files::OpenFile};
 
 /// One I/O, with everything it needs to its end.
 pub(super) struct Operation {
-    file: Arc<File>,
+    file: Arc<OpenFile>,
     offset: u64,
     /// Bytes transferred so far.
     done: usize,
+    file_slot: Option<Slot>,
+    region_slot: Option<Slot>,
     kind: Kind,
     _permit: OwnedSemaphorePermit,
 }
@@ -44,7 +49,7 @@ enum Kind {
 
 impl Operation {
     pub(super) fn read(
-        file: Arc<File>,
+        file: Arc<OpenFile>,
         offset: u64,
         buf: RegisteredBuf,
         sender: oneshot::Sender<io::Result<RegisteredBuf>>,
@@ -54,7 +59,7 @@ impl Operation {
     }
 
     pub(super) fn write(
-        file: Arc<File>,
+        file: Arc<OpenFile>,
         offset: u64,
         data: SharedBuf,
         sender: oneshot::Sender<io::Result<()>>,
@@ -64,44 +69,68 @@ impl Operation {
     }
 
     pub(super) fn sync(
-        file: Arc<File>,
+        file: Arc<OpenFile>,
         sender: oneshot::Sender<io::Result<()>>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self::new(file, 0, Kind::Sync(sender), permit)
     }
 
-    fn new(file: Arc<File>, offset: u64, kind: Kind, permit: OwnedSemaphorePermit) -> Self {
+    fn new(file: Arc<OpenFile>, offset: u64, kind: Kind, permit: OwnedSemaphorePermit) -> Self {
         Self {
             file,
             offset,
             done: 0,
+            file_slot: None,
+            region_slot: None,
             kind,
             _permit: permit,
         }
     }
 
+    /// Looks for the slots of the file and the region; they are in use until the operation is over.
+    fn take_slots(&mut self, registered: &mut Registered, ring: &IoUring) {
+        self.file_slot = registered.take_file(ring, &self.file);
+        self.region_slot = match &self.kind {
+            Kind::Read(buf, _) => registered.take_region(ring, &buf.region()),
+            Kind::Write(data, _) => registered.take_region(ring, &data.region()),
+            Kind::Sync(_) => None,
+        };
+    }
+
     /// What is left to do, as the kernel wants it.
     fn entry(&mut self) -> squeue::Entry {
-        let fd = types::Fd(self.file.as_raw_fd());
+        let (fd, flags) = match self.file_slot {
+            Some(slot) => (types::Fd(slot.file()), squeue::Flags::FIXED_FILE),
+            None => (types::Fd(self.file.as_raw_fd()), squeue::Flags::empty()),
+        };
         let offset = self.offset + self.done as u64;
-        match &mut self.kind {
+        let entry = match &mut self.kind {
             Kind::Read(buf, _) => {
                 let rest = &mut buf[self.done..];
-                opcode::Read::new(fd, rest.as_mut_ptr(), transfer_length(rest.len()))
-                    .offset(offset)
-                    .build()
+                let (start, length) = (rest.as_mut_ptr(), transfer_length(rest.len()));
+                match self.region_slot {
+                    Some(slot) => opcode::ReadFixed::new(fd, start, length, slot.buffer())
+                        .offset(offset)
+                        .build(),
+                    None => opcode::Read::new(fd, start, length).offset(offset).build(),
+                }
             }
             Kind::Write(data, _) => {
                 let rest = &data[self.done..];
-                opcode::Write::new(fd, rest.as_ptr(), transfer_length(rest.len()))
-                    .offset(offset)
-                    .build()
+                let (start, length) = (rest.as_ptr(), transfer_length(rest.len()));
+                match self.region_slot {
+                    Some(slot) => opcode::WriteFixed::new(fd, start, length, slot.buffer())
+                        .offset(offset)
+                        .build(),
+                    None => opcode::Write::new(fd, start, length).offset(offset).build(),
+                }
             }
             Kind::Sync(_) => opcode::Fsync::new(fd)
                 .flags(types::FsyncFlags::DATASYNC)
                 .build(),
-        }
+        };
+        entry.flags(flags)
     }
 
     /// Takes note of a completion; true when the operation is over.
@@ -154,8 +183,12 @@ impl fmt::Debug for Submissions {
 
 #[derive(Default)]
 struct Queue {
-    operations: VecDeque<Operation>,
+    operations: Vec<Operation>,
+    /// Who waits until files that nobody uses are let go of.
+    releases: Vec<oneshot::Sender<()>>,
     closing: bool,
+    /// The thread is, or soon will be, waiting in the kernel and has seen all that stands here.
+    asleep: bool,
 }
 
 impl Submissions {
@@ -167,16 +200,30 @@ impl Submissions {
     }
 
     pub(super) fn push(&self, operation: Operation) -> io::Result<()> {
-        let first = {
+        let asleep = {
             let mut queue = self.queue.lock();
             if queue.closing {
                 return Err(closed());
             }
-            queue.operations.push_back(operation);
-            queue.operations.len() == 1
+            queue.operations.push(operation);
+            std::mem::take(&mut queue.asleep)
         };
-        // The thread takes the whole queue at once, so only the first one needs to wake it.
-        if first { self.wake() } else { Ok(()) }
+        // An awake thread looks here before it sleeps, and one wake-up is enough for all that come until then.
+        if asleep { self.wake() } else { Ok(()) }
+    }
+
+    /// Makes the ring let go of files that nobody uses. The answer ends when it has, also when it had ended before.
+    pub(super) fn release_files(&self) -> io::Result<oneshot::Receiver<()>> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut queue = self.queue.lock();
+            if queue.closing {
+                return Err(closed());
+            }
+            queue.releases.push(sender);
+        }
+        self.wake()?;
+        Ok(receiver)
     }
 
     /// Ends the thread after what is in flight and what waits.
@@ -230,6 +277,7 @@ const WAKE: u64 = u64::MAX;
 
 struct Loop<'a> {
     ring: IoUring,
+    registered: Registered,
     submissions: &'a Submissions,
     in_flight: InFlight,
     /// Where the kernel puts the eventfd's counter. In a box, so that it stays where it is.
@@ -248,6 +296,7 @@ pub(super) fn run(submissions: &Submissions, depth: u32, started: &SyncSender<io
         Err(error) => return drop(started.send(Err(error))),
     };
     let mut state = Loop {
+        registered: Registered::new(&ring),
         ring,
         submissions,
         in_flight: InFlight::new(depth),
@@ -260,6 +309,7 @@ pub(super) fn run(submissions: &Submissions, depth: u32, started: &SyncSender<io
         let mut queue = submissions.queue.lock();
         queue.closing = true;
         queue.operations.clear();
+        queue.releases.clear();
         // The armed read may still write here.
         if state.wake_armed {
             Box::leak(std::mem::take(&mut state.wake_buf));
@@ -279,28 +329,47 @@ fn build_ring(depth: u32) -> io::Result<IoUring> {
 
 impl Loop<'_> {
     fn turn_until_closed(&mut self) -> io::Result<()> {
+        // Changes places with the queue, so that neither grows anew.
+        let mut operations = Vec::new();
         loop {
-            let (operations, closing) = {
+            let (releases, closing) = {
                 let mut queue = self.submissions.queue.lock();
-                (std::mem::take(&mut queue.operations), queue.closing)
+                std::mem::swap(&mut queue.operations, &mut operations);
+                // Submitting takes microseconds for each; who comes meanwhile is seen without a wake-up.
+                queue.asleep = operations.is_empty();
+                (std::mem::take(&mut queue.releases), queue.closing)
             };
             // Closing comes with a wake-up of its own, so an armed read completes.
             if closing && operations.is_empty() && self.in_flight.is_empty() && !self.wake_armed {
                 return Ok(());
             }
-            if !self.wake_armed && !closing {
-                self.arm_wake()?;
-            }
-            for operation in operations {
+            let idle = operations.is_empty();
+            for operation in operations.drain(..) {
                 self.start(operation)?;
             }
-            match self.ring.submit_and_wait(1) {
-                Ok(_) => {}
-                Err(error) if is_transient(&error) => {}
-                Err(error) => return Err(error),
+            if !releases.is_empty() {
+                self.registered.release_files(&self.ring);
+                drop(releases);
+            }
+            if idle {
+                self.wait(closing)?;
+            } else {
+                // Permits bound how many come before a completion must be seen, so the next turns get to wait.
+                ignore_transient(self.ring.submit())?;
             }
             self.complete()?;
         }
+    }
+
+    /// Submits what is left and sleeps until something completes or a caller comes.
+    fn wait(&mut self, closing: bool) -> io::Result<()> {
+        if !self.wake_armed && !closing {
+            self.arm_wake()?;
+        }
+        self.registered.release_regions(&self.ring);
+        ignore_transient(self.ring.submit_and_wait(1))?;
+        self.submissions.queue.lock().asleep = false;
+        Ok(())
     }
 
     fn arm_wake(&mut self) -> io::Result<()> {
@@ -313,7 +382,8 @@ impl Loop<'_> {
         Ok(())
     }
 
-    fn start(&mut self, operation: Operation) -> io::Result<()> {
+    fn start(&mut self, mut operation: Operation) -> io::Result<()> {
+        operation.take_slots(&mut self.registered, &self.ring);
         // Permits bound the operations, so there is a slot.
         let index = self.in_flight.free.pop();
         let index = index.ok_or_else(|| io::Error::other("more operations than permits"))?;
@@ -330,19 +400,17 @@ impl Loop<'_> {
     }
 
     fn complete(&mut self) -> io::Result<()> {
-        let completions: Vec<(u64, i32)> = self
-            .ring
-            .completion()
-            .map(|entry| (entry.user_data(), entry.result()))
-            .collect();
-        for (user_data, result) in completions {
-            if user_data == WAKE {
+        // A completion that starts the rest of its operation needs the ring, so none of its views lasts longer.
+        loop {
+            let Some(entry) = self.ring.completion().next() else {
+                return Ok(());
+            };
+            if entry.user_data() == WAKE {
                 self.wake_armed = false;
             } else {
-                self.complete_operation(user_data, result)?;
+                self.complete_operation(entry.user_data(), entry.result())?;
             }
         }
-        Ok(())
     }
 
     fn complete_operation(&mut self, user_data: u64, result: i32) -> io::Result<()> {
@@ -368,9 +436,20 @@ impl Loop<'_> {
         }
         if let Some(operation) = self.in_flight.slots[index].take() {
             self.in_flight.free.push(index);
+            let (file, region) = (operation.file_slot, operation.region_slot);
             operation.finish(outcome.map(|_| ()));
+            // After the operation gave up its file, so that the last user of a removed one is seen.
+            self.registered.done(&self.ring, file, region);
         }
         Ok(())
+    }
+}
+
+/// What could not be submitted now stays in the ring and goes with the next turn.
+fn ignore_transient(entered: io::Result<usize>) -> io::Result<()> {
+    match entered {
+        Err(error) if !is_transient(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -390,7 +469,7 @@ mod tests {
 
     #[test]
     fn a_short_transfer_goes_on_where_it_stopped() {
-        let file = Arc::new(tempfile::tempfile().unwrap());
+        let file = Arc::new(OpenFile::new(tempfile::tempfile().unwrap()));
         let permits = Arc::new(Semaphore::new(1));
         let permit = permits.try_acquire_owned().unwrap();
         let (sender, receiver) = oneshot::channel();
