@@ -77,6 +77,12 @@ pub trait Device: Debug + Send + Sync + 'static {
     /// Writes all of `data` at `offset`, which must have been reserved.
     async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()>;
 
+    /// Writes all of `data` at `offset`, where bytes were written before; it is durable on return.
+    async fn write_durably(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
+        self.write(id, offset, data).await?;
+        self.sync(id).await
+    }
+
     /// Makes every write that has ended durable.
     async fn sync(&self, id: FileId) -> io::Result<()>;
 

@@ -452,8 +452,8 @@ impl Log {
         batch::seal(&mut buf, id, entries);
         let device = &self.0.device;
         let offset = u64::from(at) * u64::from(BLOCK_BYTES);
-        device.write(segment.file(), offset, buf.freeze()).await?;
-        device.sync(segment.file()).await?;
+        let written = device.write_durably(segment.file(), offset, buf.freeze());
+        written.await?;
         let mut state = self.0.state.lock();
         state.next_batch += 1;
         if let Some((_, next)) = &mut state.current {

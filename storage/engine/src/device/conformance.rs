@@ -65,6 +65,11 @@ async fn what_is_written_is_read_by_many_at_once() {
         }))
         .await;
         device.sync(group(1)).await.unwrap();
+        let again = pattern(pool, 63, SLOT as usize);
+        device
+            .write_durably(group(1), 63 * SLOT, again)
+            .await
+            .unwrap();
         join_all((0..256).map(|index| async move {
             let slot = index % 64;
             let start = index / 64 * 4096;

@@ -22,7 +22,7 @@ use super::{
     Device, FileId, check_alignment, closed,
     files::{Files, OpenFile},
 };
-use crate::device::uring::ring::{Operation, Submissions};
+use crate::device::uring::ring::{Durable, Operation, Submissions};
 
 /// Operations in flight at most; half of the ring's entries.
 pub(crate) const DEPTH_MAX: u32 = 1024;
@@ -84,6 +84,19 @@ impl UringDevice {
         permit.map_err(|_| closed())
     }
 
+    async fn write_as(
+        &self,
+        id: FileId,
+        offset: u64,
+        data: (SharedBuf, Durable),
+    ) -> io::Result<()> {
+        check_alignment(offset, &data.0)?;
+        let (file, permit) = (self.file(id).await?, self.permit().await?);
+        let (done, receiver) = oneshot::channel();
+        let operation = Operation::write(file, offset, data, done, permit);
+        self.run(operation, receiver).await
+    }
+
     async fn run<T>(
         &self,
         operation: Operation,
@@ -126,11 +139,12 @@ impl Device for UringDevice {
     }
 
     async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
-        check_alignment(offset, &data)?;
-        let (file, permit) = (self.file(id).await?, self.permit().await?);
-        let (done, receiver) = oneshot::channel();
-        let operation = Operation::write(file, offset, data, done, permit);
-        self.run(operation, receiver).await
+        self.write_as(id, offset, (data, Durable::No)).await
+    }
+
+    /// One operation instead of two: a write with RWF_DSYNC (pwritev2(2)), which is durable when it completes.
+    async fn write_durably(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
+        self.write_as(id, offset, (data, Durable::Yes)).await
     }
 
     async fn sync(&self, id: FileId) -> io::Result<()> {

@@ -67,6 +67,10 @@ impl Device for WatchedDevice {
         self.watch(self.inner.write(id, offset, data)).await
     }
 
+    async fn write_durably(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
+        self.watch(self.inner.write_durably(id, offset, data)).await
+    }
+
     async fn sync(&self, id: FileId) -> io::Result<()> {
         self.watch(self.inner.sync(id)).await
     }

@@ -16,7 +16,7 @@ use super::Inner;
 use crate::error::EngineError;
 
 /// Segments folded together, before a checkpoint lets their files go.
-const SEGMENTS: usize = 2;
+const SEGMENTS: usize = 4;
 /// After a round of folding that freed nothing.
 const REST: Duration = Duration::from_millis(10);
 /// When the log is full, what cannot be folded is moved on, unless it cannot be read. So often in a row there is no hope.

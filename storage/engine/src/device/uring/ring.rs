@@ -41,9 +41,25 @@ pub(super) struct Operation {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Whether a write is durable when it completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durable {
+    Yes,
+    No,
+}
+
+impl Durable {
+    fn flags(self) -> i32 {
+        match self {
+            Self::Yes => libc::RWF_DSYNC,
+            Self::No => 0,
+        }
+    }
+}
+
 enum Kind {
     Read(RegisteredBuf, oneshot::Sender<io::Result<RegisteredBuf>>),
-    Write(SharedBuf, oneshot::Sender<io::Result<()>>),
+    Write(SharedBuf, Durable, oneshot::Sender<io::Result<()>>),
     Sync(oneshot::Sender<io::Result<()>>),
 }
 
@@ -61,11 +77,11 @@ impl Operation {
     pub(super) fn write(
         file: Arc<OpenFile>,
         offset: u64,
-        data: SharedBuf,
+        (data, durable): (SharedBuf, Durable),
         sender: oneshot::Sender<io::Result<()>>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        Self::new(file, offset, Kind::Write(data, sender), permit)
+        Self::new(file, offset, Kind::Write(data, durable, sender), permit)
     }
 
     pub(super) fn sync(
@@ -93,7 +109,7 @@ impl Operation {
         self.file_slot = registered.take_file(ring, &self.file);
         self.region_slot = match &self.kind {
             Kind::Read(buf, _) => registered.take_region(ring, &buf.region()),
-            Kind::Write(data, _) => registered.take_region(ring, &data.region()),
+            Kind::Write(data, ..) => registered.take_region(ring, &data.region()),
             Kind::Sync(_) => None,
         };
     }
@@ -116,14 +132,18 @@ impl Operation {
                     None => opcode::Read::new(fd, start, length).offset(offset).build(),
                 }
             }
-            Kind::Write(data, _) => {
-                let rest = &data[self.done..];
+            Kind::Write(data, durable, _) => {
+                let (rest, durable) = (&data[self.done..], durable.flags());
                 let (start, length) = (rest.as_ptr(), transfer_length(rest.len()));
                 match self.region_slot {
                     Some(slot) => opcode::WriteFixed::new(fd, start, length, slot.buffer())
                         .offset(offset)
+                        .rw_flags(durable)
                         .build(),
-                    None => opcode::Write::new(fd, start, length).offset(offset).build(),
+                    None => opcode::Write::new(fd, start, length)
+                        .offset(offset)
+                        .rw_flags(durable)
+                        .build(),
                 }
             }
             Kind::Sync(_) => opcode::Fsync::new(fd)
@@ -137,7 +157,7 @@ impl Operation {
     fn advance(&mut self, transferred: usize) -> io::Result<bool> {
         let length = match &self.kind {
             Kind::Read(buf, _) => buf.len(),
-            Kind::Write(data, _) => data.len(),
+            Kind::Write(data, ..) => data.len(),
             Kind::Sync(_) => return Ok(true),
         };
         if transferred == 0 {
@@ -155,7 +175,7 @@ impl Operation {
         // A caller that went away wants no answer.
         match self.kind {
             Kind::Read(buf, sender) => drop(sender.send(result.map(|()| buf))),
-            Kind::Write(_, sender) | Kind::Sync(sender) => drop(sender.send(result)),
+            Kind::Write(_, _, sender) | Kind::Sync(sender) => drop(sender.send(result)),
         }
     }
 }
@@ -474,7 +494,7 @@ mod tests {
         let permit = permits.try_acquire_owned().unwrap();
         let (sender, receiver) = oneshot::channel();
         let data = BufPool::new(0).allocate(8192).freeze();
-        let mut operation = Operation::write(file, 65_536, data, sender, permit);
+        let mut operation = Operation::write(file, 65_536, (data, Durable::No), sender, permit);
         assert!(!operation.advance(4096).unwrap());
         assert_eq!(operation.done, 4096);
         assert!(operation.advance(4096).unwrap());
