@@ -9,6 +9,7 @@
 
 mod maintain;
 pub(crate) mod read;
+mod scrub;
 pub(crate) mod state;
 mod target;
 mod update;
@@ -36,8 +37,11 @@ use types::{
     version::{ChainVersion, ChunkVersion},
 };
 
-pub use self::state::CheckReport;
 use self::{maintain::Maintenance, state::State};
+pub use self::{
+    scrub::{ScrubBudget, ScrubDamage, Scrubbed},
+    state::CheckReport,
+};
 pub use crate::chunk_meta::ChunkKey;
 use crate::{
     checkpoint::Checkpointer,

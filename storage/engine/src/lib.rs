@@ -37,7 +37,8 @@ mod sums_cache;
 pub use common::buf::{BufPool, RegisteredBuf, SharedBuf};
 pub use config::{DeviceKind, EngineConfig, SyncPolicy};
 pub use engine::{
-    Change, CheckReport, ChunkKey, Engine, ReadOut, ReadVersion, Space, UpdateRequest, Updated,
+    Change, CheckReport, ChunkKey, Engine, ReadOut, ReadVersion, ScrubBudget, ScrubDamage,
+    Scrubbed, Space, UpdateRequest, Updated,
 };
 pub use error::{EngineError, OpenError};
 pub use group::{BLOCK_BYTES, GroupId, Position, SizeClass, SlotIndex};

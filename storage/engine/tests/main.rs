@@ -22,6 +22,7 @@ mod history;
 mod kill;
 mod lifecycle;
 mod model;
+mod scrub;
 mod space;
 mod support;
 mod workload;

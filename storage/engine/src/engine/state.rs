@@ -1,6 +1,6 @@
 //! What is on the disk, as memory has it: targets, and the record of each chunk.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use types::{
     chunk::ChunkId,
@@ -98,6 +98,21 @@ impl State {
         targets.flat_map(|(&target, state)| {
             let chunks = state.chunks.iter();
             chunks.map(move |(&chunk, record)| (ChunkKey { target, chunk }, record))
+        })
+    }
+
+    /// The chunk behind `after` in the order of keys, or the first one. Targets that are being removed do not count.
+    pub(crate) fn after(&self, after: Option<ChunkKey>) -> Option<(ChunkKey, &Record)> {
+        let from = after.map_or(TargetId(0), |after| after.target);
+        let targets = self.targets.range(from..);
+        let mut targets = targets.filter(|(_, state)| !state.removing);
+        targets.find_map(|(&target, state)| {
+            let start = match after {
+                Some(after) if after.target == target => Bound::Excluded(after.chunk),
+                _ => Bound::Unbounded,
+            };
+            let (&chunk, record) = state.chunks.range((start, Bound::Unbounded)).next()?;
+            Some((ChunkKey { target, chunk }, record))
         })
     }
 
