@@ -26,6 +26,10 @@ pub enum Next {
 pub trait Worker: Send + 'static {
     /// The name in logs, metrics and listings, for example `garbage-collector`.
     fn name(&self) -> &'static str;
+    /// Which one it is, where a process has several of a name: its disk, for example. Part of its name in listings.
+    fn instance(&self) -> Option<String> {
+        None
+    }
     /// Does one bounded piece of work. Errors are the worker's own to log and to wait out.
     fn step(&mut self) -> impl Future<Output = Next> + Send;
     /// One line for people: what it is doing and how far it is.
@@ -46,7 +50,7 @@ pub struct WorkerStatus {
 /// All workers of a process.
 #[derive(Clone, Debug, Default)]
 pub struct Workers {
-    statuses: Arc<Mutex<BTreeMap<&'static str, WorkerStatus>>>,
+    statuses: Arc<Mutex<BTreeMap<String, WorkerStatus>>>,
 }
 
 impl Workers {
@@ -59,13 +63,17 @@ impl Workers {
     ) -> Task<()> {
         let statuses = self.statuses.clone();
         let timer = env.clone();
+        let listed = match worker.instance() {
+            None => worker.name().to_owned(),
+            Some(instance) => format!("{}-{instance}", worker.name()),
+        };
         env.spawn(worker.name(), async move {
             loop {
                 let next = worker.step().await;
                 let running = next != Next::Done && !shutdown.is_triggered();
                 {
                     let mut statuses = statuses.lock();
-                    let entry = statuses.entry(worker.name()).or_default();
+                    let entry = statuses.entry(listed.clone()).or_default();
                     entry.steps += 1;
                     entry.status = worker.status();
                     entry.running = running;
@@ -84,8 +92,17 @@ impl Workers {
     }
 
     /// Every worker started so far, by name.
-    pub fn list(&self) -> BTreeMap<&'static str, WorkerStatus> {
+    pub fn list(&self) -> BTreeMap<String, WorkerStatus> {
         self.statuses.lock().clone()
+    }
+
+    /// One line for each worker, for people.
+    pub fn page(&self) -> String {
+        let line = |(name, worker): (String, WorkerStatus)| {
+            let ended = if worker.running { "" } else { " (ended)" };
+            format!("{name}{ended}: {}\n", worker.status)
+        };
+        self.list().into_iter().map(line).collect()
     }
 }
 
@@ -125,5 +142,6 @@ mod tests {
             (status.steps, status.status.as_str(), status.running),
             (3, "0 left", false)
         );
+        assert_eq!(workers.page(), "countdown (ended): 0 left\n");
     }
 }

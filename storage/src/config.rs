@@ -34,6 +34,8 @@ pub struct StorageConfig {
     pub sync: SyncPolicy,
     /// How disks are read and written.
     pub device: DeviceKind,
+    /// Within so many days every chunk is read and verified.
+    pub scrub_days: u32,
     /// Unused buffers kept for the next request.
     pub buffer_bytes: u64,
     /// Log filter.
@@ -58,6 +60,7 @@ impl Default for StorageConfig {
             reserve_bytes: engine.reserve_bytes,
             sync: engine.sync,
             device: engine.device,
+            scrub_days: 14,
             buffer_bytes: 64 << 20,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -125,6 +128,10 @@ impl Config for StorageConfig {
             (
                 "device",
                 "\"uring\" (io_uring, falls back to direct) or \"direct\" (threads)",
+            ),
+            (
+                "scrub_days",
+                "within so many days every chunk is read and verified, and repaired if need be; 0: never",
             ),
             ("buffer_bytes", "unused buffers kept for the next request"),
             (

@@ -1,7 +1,7 @@
 //! A storage node: targets on disks, each the seat of one replica in one chain (protocol sections 6 to 8).
 //!
 //! Layers, top down: `server` (starts everything), `service` (what a node is asked), the drivers `write`,
-//! `follow`, `change`, `pass_on`, `read`, `remove`, `resync` (ask a decision, then do the I/O), `replica` (the
+//! `follow`, `change`, `pass_on`, `read`, `remove`, `resync`, `repair`, `scrub` (ask a decision, then do the I/O), `replica` (the
 //! decisions, pure), `node`, `target`, `disk` (what is there), `heartbeat` and `lease` (whether it may act).
 //!
 //! Invariant: a driver acts for one chunk only while it holds that chunk's turn (`chunk_turns`), and
@@ -25,6 +25,7 @@ mod repair;
 mod replica;
 mod resync;
 mod room;
+mod scrub;
 mod service;
 mod target;
 mod write;

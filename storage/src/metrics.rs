@@ -1,6 +1,6 @@
 //! The names of this crate's metrics, declared once.
 
-use types::status::StatusCode;
+use types::{id::DiskIndex, status::StatusCode};
 
 /// A client's update ended at the head.
 pub(crate) fn updated(code: Option<StatusCode>) {
@@ -42,6 +42,36 @@ pub(crate) fn damaged() {
 /// Damaged bytes were replaced by those of another replica.
 pub(crate) fn repaired() {
     metrics::counter!("penstock_storage_repaired_chunks_total").increment(1);
+}
+
+/// Scrub has read and compared so much of a disk.
+pub(crate) fn scrubbed(disk: DiskIndex, chunks: u64, bytes: u64) {
+    let label = disk.to_string();
+    metrics::counter!("penstock_storage_scrub_chunks_total", "disk" => label.clone())
+        .increment(chunks);
+    metrics::counter!("penstock_storage_scrub_bytes_total", "disk" => label).increment(bytes);
+}
+
+/// Scrub found a damaged chunk.
+pub(crate) fn scrub_damaged(disk: DiskIndex) {
+    metrics::counter!("penstock_storage_scrub_damaged_total", "disk" => disk.to_string())
+        .increment(1);
+}
+
+/// What became of a damaged chunk that scrub had found.
+pub(crate) fn scrub_settled(disk: DiskIndex, repaired: bool) {
+    let name = if repaired {
+        "penstock_storage_scrub_repaired_total"
+    } else {
+        "penstock_storage_scrub_unrepaired_total"
+    };
+    metrics::counter!(name, "disk" => disk.to_string()).increment(1);
+}
+
+/// Scrub has seen all of a disk.
+pub(crate) fn scrub_round_ended(disk: DiskIndex) {
+    metrics::counter!("penstock_storage_scrub_rounds_total", "disk" => disk.to_string())
+        .increment(1);
 }
 
 /// Resync looked at chunks and sent some.

@@ -4,7 +4,7 @@
 //! are served (and refused: there is no lease), then heartbeats begin, which tell the manager where this node
 //! listens. Order of the end: no new requests, those under way end, heartbeats stop, the disks close.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use client::{MgmtdClient, RoutingCache};
 use common::{
@@ -12,7 +12,8 @@ use common::{
     data_dir::{DataDir, DataDirError},
     env::{Env, Task},
     http::{self, Readiness},
-    shutdown::Shutdown,
+    shutdown::{Shutdown, ShutdownSignal},
+    worker::Workers,
 };
 use engine::{Engine, OpenError};
 use net::{Endpoint, NetConfig, Server, Transports};
@@ -24,6 +25,7 @@ use crate::{
     heartbeat::Heartbeats,
     node::{Node, Parts},
     room::SERVER_BYTES,
+    scrub::Scrubber,
     service,
 };
 
@@ -99,7 +101,7 @@ impl RunningStorage {
         self.address.clone()
     }
 
-    /// Where `/metrics` and `/healthz` are served.
+    /// Where `/metrics`, `/healthz` and `/workers` are served.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
@@ -167,7 +169,12 @@ pub async fn serve(
         .await?;
     let address = server.address();
     let readiness = node.readiness.clone();
-    let page = axum::Router::new();
+    let workers = Workers::default();
+    let page = {
+        let workers = workers.clone();
+        let page = axum::routing::get(move || std::future::ready(workers.page()));
+        axum::Router::new().route("/workers", page)
+    };
     let (admin_address, admin_task) = http::serve(&env, admin, readiness, page, shutdown.signal())
         .await
         .map_err(|source| ServeError::AdminListen {
@@ -178,6 +185,7 @@ pub async fn serve(
     tasks.extend(routing.start(shutdown.signal()));
     let follow = node.clone().follow_maps(shutdown.signal());
     tasks.push(env.spawn("targets", follow));
+    tasks.extend(start_scrubs(&config, &node, &workers, &shutdown.signal()));
     let heartbeats = Heartbeats {
         node: node.clone(),
         mgmtd,
@@ -203,6 +211,27 @@ fn advertised(config: &StorageConfig, address: &str) -> Vec<String> {
     } else {
         config.advertise.clone()
     }
+}
+
+/// One scrub for each disk that opened.
+fn start_scrubs(
+    config: &StorageConfig,
+    node: &Arc<Node>,
+    workers: &Workers,
+    end: &ShutdownSignal,
+) -> Vec<Task<()>> {
+    /// Of a day.
+    const SECONDS: u64 = 24 * 60 * 60;
+    if config.scrub_days == 0 {
+        return Vec::new();
+    }
+    let interval = Duration::from_secs(u64::from(config.scrub_days) * SECONDS);
+    let disks = node.disks.iter().filter(|disk| disk.engine().is_ok());
+    let start = |disk: &Arc<Disk>| {
+        let scrubber = Scrubber::new(node.clone(), disk.clone(), interval);
+        workers.start(&node.env, end.clone(), scrubber)
+    };
+    disks.map(start).collect()
 }
 
 /// Opens the disks. One that does not open is reported as failed, and the others serve; a directory that is

@@ -7,5 +7,6 @@ mod failure;
 mod membership;
 mod reading;
 mod resyncing;
+mod scrubbing;
 mod storm;
 mod writing;

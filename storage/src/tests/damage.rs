@@ -3,9 +3,11 @@
 use std::{
     fs::OpenOptions,
     io::{Seek, SeekFrom, Write},
+    path::Path,
 };
 
-use types::{rpc::storage::ReadMode, status::StatusCode, version::ChunkVersion};
+use engine::{BLOCK_BYTES, ReadVersion};
+use types::{chunk::ChunkId, rpc::storage::ReadMode, status::StatusCode, version::ChunkVersion};
 
 use super::cluster::{Cluster, SMALL_UPDATE_BYTES, chunk};
 
@@ -16,17 +18,33 @@ fn content(start: &[u8]) -> Vec<u8> {
     content
 }
 
-/// Overwrites the stored bytes of a chunk behind the engine's back.
-fn rot(cluster: &Cluster, id: u64) {
-    let positions = cluster
-        .engine(id)
-        .positions(cluster.target(id).key(chunk(0)));
-    let position = positions.first().unwrap();
-    let path = cluster
-        .disk_dir(id)
-        .join(format!("groups/{}.dat", position.group));
+/// Overwrites the stored bytes of a chunk behind the engine's back: in its slot, and in the log, where small updates lie
+/// until they are folded.
+pub(super) async fn rot(cluster: &Cluster, id: u64, chunk: ChunkId) {
+    let key = cluster.target(id).key(chunk);
+    let engine = cluster.engine(id);
+    // Until then the log holds nothing of it.
+    engine.sync().await.unwrap();
+    let read = engine.read(key, ReadVersion::Committed, 0, u32::MAX).await;
+    let content = read.unwrap().data;
+    let dir = cluster.disk_dir(id);
+    for position in engine.positions(key) {
+        let path = dir.join(format!("groups/{}.dat", position.group));
+        overwrite(&path, position.offset());
+    }
+    for entry in std::fs::read_dir(dir.join("log")).unwrap() {
+        let path = entry.unwrap().path();
+        let stored = std::fs::read(&path).unwrap();
+        let blocks = stored.chunks(BLOCK_BYTES as usize).enumerate();
+        for (block, _) in blocks.filter(|(_, bytes)| bytes.starts_with(&content)) {
+            overwrite(&path, block as u64 * u64::from(BLOCK_BYTES));
+        }
+    }
+}
+
+fn overwrite(path: &Path, offset: u64) {
     let mut file = OpenOptions::new().write(true).open(path).unwrap();
-    file.seek(SeekFrom::Start(position.offset())).unwrap();
+    file.seek(SeekFrom::Start(offset)).unwrap();
     file.write_all(b"rotten").unwrap();
     file.sync_all().unwrap();
 }
@@ -39,7 +57,7 @@ async fn a_damaged_chunk_is_not_shown_and_is_repaired() {
         .await
         .unwrap();
     for id in [1, 2] {
-        rot(&cluster, id);
+        rot(&cluster, id, chunk(0)).await;
         let read = cluster.read(id, chunk(0), ReadMode::Linearizable).await;
         assert_eq!(read.unwrap_err().code, StatusCode::ChunkCorrupt);
         let target = cluster.target(id);
@@ -63,8 +81,8 @@ async fn a_follower_with_a_damaged_chunk_is_sent_the_whole() {
         .write(1, chunk(0), 0, &content(b"healthy bytes"))
         .await
         .unwrap();
-    rot(&cluster, 2);
-    rot(&cluster, 3);
+    rot(&cluster, 2, chunk(0)).await;
+    rot(&cluster, 3, chunk(0)).await;
     let done = cluster.write(1, chunk(0), 8, b"words").await.unwrap();
     assert_eq!(done.commit_version, ChunkVersion(2));
     for id in 1..=3 {
