@@ -2,6 +2,7 @@
 //! as arrays of objects for programs; the shapes of those are a contract (docs/operations.md).
 
 mod chain;
+mod disk;
 mod node;
 pub(crate) mod status;
 mod target;
@@ -9,17 +10,18 @@ mod target;
 use common::env::Env;
 
 use crate::{
-    args::{AdminArgs, ListVerb, Noun},
+    args::{AdminArgs, DiskVerb, ListVerb, Noun},
     cluster::{self, Cluster},
 };
 
 /// Runs one command.
 pub(crate) async fn run(env: &Env, args: &AdminArgs) -> anyhow::Result<()> {
-    let cluster = Cluster::open(env, &cluster::file(&args.cluster)?)?;
-    match args.noun {
-        Noun::Node(ListVerb::List) => node::list(&cluster, args.json).await,
-        Noun::Target(ListVerb::List) => target::list(&cluster, args.json).await,
-        Noun::Chain(ListVerb::List) => chain::list(&cluster, args.json).await,
+    let cluster = || Cluster::open(env, &cluster::file(&args.cluster)?);
+    match &args.noun {
+        Noun::Node(ListVerb::List) => node::list(&cluster()?, args.json).await,
+        Noun::Target(ListVerb::List) => target::list(&cluster()?, args.json).await,
+        Noun::Chain(ListVerb::List) => chain::list(&cluster()?, args.json).await,
+        Noun::Disk(DiskVerb::Check(check)) => disk::check(env, check, args.json).await,
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Is the cluster healthy, and if not, why? One screen.
     Status(StatusArgs),
-    /// Look at the parts of a cluster: nodes, targets, chains.
+    /// Look at the parts of a cluster: nodes, targets, chains; check a disk.
     Admin(AdminArgs),
     /// Mount the file system at a directory.
     Mount(MountArgs),
@@ -111,6 +111,46 @@ pub(crate) enum Noun {
     /// Replication chains.
     #[command(subcommand)]
     Chain(ListVerb),
+    /// One disk of a storage node that does not run.
+    #[command(subcommand)]
+    Disk(DiskVerb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiskVerb {
+    /// Check everything on the disk in a directory that no process uses; see `--help` for repairs.
+    Check(DiskCheckArgs),
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+#[command(after_help = "\
+Stop the storage node first. DIR is the directory of one disk, not that of the node: it has `groups`, `log`
+and `meta` in it, for example DATA/disk-0 (of `dev up`: DIR/storage-1/data/disk-0).
+
+Without --repair nothing in DIR changes. All records, the log and every block of every chunk are read, so it
+takes as long as reading the disk takes. The record database is opened as a copy below $TMPDIR, which needs
+room for its journals, about 100 MiB. Ctrl-C ends the check.
+
+Examples:
+  penstock admin disk check /data/disk-0                          look only
+  penstock admin disk check /data/disk-0 --json                   for programs
+  penstock admin disk check /data/disk-0 --repair                 finish what a crash left; loses nothing
+  penstock admin disk check /data/disk-0 --repair --drop-damaged  also drop what cannot be read
+
+--drop-damaged deletes the named chunks from this disk. Where other replicas serve, the node gets them back by
+itself when it starts. Where this disk is the last copy they are LOST, and files read as zeros or shorter there:
+look at `penstock admin chain list` before, and copy DIR first.
+
+Exit codes: 0 sound, or sound after the repair; 1 problems are left, or it could not be checked; 2 wrong usage.")]
+pub(crate) struct DiskCheckArgs {
+    /// The directory of the disk.
+    pub(crate) dir: PathBuf,
+    /// Repair what can be repaired without losing anything: replay the log, remove files nobody refers to.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Also drop chunks that cannot be read. Loses them for good if no other replica has them.
+    #[arg(long, requires = "repair")]
+    pub(crate) drop_damaged: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -295,6 +335,15 @@ mod tests {
     fn two_managers_are_refused() {
         let error = Args::try_parse_from(["penstock", "dev", "up", "--mgmtd", "2"]).unwrap_err();
         assert!(error.to_string().contains("1, 3 or 5"), "{error}");
+    }
+
+    #[test]
+    fn dropping_chunks_needs_two_flags() {
+        let check = ["penstock", "admin", "disk", "check", "d"];
+        let one = Args::try_parse_from(check.into_iter().chain(["--drop-damaged"]));
+        assert!(one.unwrap_err().to_string().contains("--repair"));
+        let both = ["--repair", "--drop-damaged", "--json"];
+        assert!(Args::try_parse_from(check.into_iter().chain(both)).is_ok());
     }
 
     #[test]

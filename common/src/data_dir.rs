@@ -56,6 +56,15 @@ pub enum DataDirError {
         /// The directory.
         path: PathBuf,
     },
+    /// There is none.
+    #[error(
+        "{} is no data directory of Penstock: it has no VERSION file; name the directory that has one",
+        path.display()
+    )]
+    Missing {
+        /// What was named.
+        path: PathBuf,
+    },
     /// The system refused something.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -86,16 +95,10 @@ impl DataDir {
         let version_path = path.join("VERSION");
         let lock_path = path.join("LOCK");
         let lock = take_lock(path, &lock_path)?;
-        let expected = format!("penstock {role} {format_version}");
         let created = match fs::read_to_string(&version_path) {
-            Ok(found) if found.trim() == expected => false,
             Ok(found) => {
-                let found = found.trim().chars().take(80).collect();
-                return Err(DataDirError::Version {
-                    path: path.to_owned(),
-                    found,
-                    expected,
-                });
+                check_version(path, &found, role, format_version)?;
+                false
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut entries = fs::read_dir(path).map_err(fail("list", path))?;
@@ -106,7 +109,7 @@ impl DataDir {
                         path: path.to_owned(),
                     });
                 }
-                write_durably(path, &version_path, &expected)
+                write_durably(path, &version_path, &version_text(role, format_version))
                     .map_err(fail("write", &version_path))?;
                 true
             }
@@ -115,6 +118,55 @@ impl DataDir {
         Ok(Self {
             path: path.to_owned(),
             created,
+            _lock: lock,
+        })
+    }
+
+    /// Opens a directory that is there, to look at it: nothing in it changes. While it is held nobody else opens it.
+    ///
+    /// # Errors
+    /// See `DataDirError`.
+    pub fn open_existing(
+        path: &Path,
+        role: &str,
+        format_version: u32,
+    ) -> Result<Self, DataDirError> {
+        let version_path = path.join("VERSION");
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        let found = match fs::read_to_string(&version_path) {
+            Ok(found) => found,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                let path = path.to_owned();
+                return Err(DataDirError::Missing { path });
+            }
+            Err(error) => return Err(io("read", &version_path)(error)),
+        };
+        check_version(path, &found, role, format_version)?;
+        let lock_path = path.join("LOCK");
+        let lock = match File::open(&lock_path) {
+            Ok(lock) => lock,
+            // A copy of a directory may lack it. Then nobody has it open, and the directory stands in for it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                File::open(path).map_err(io("open", path))?
+            }
+            Err(error) => return Err(io("open", &lock_path)(error)),
+        };
+        let lock = hold(path, &lock_path, lock)?;
+        Ok(Self {
+            path: path.to_owned(),
+            created: false,
             _lock: lock,
         })
     }
@@ -130,6 +182,27 @@ impl DataDir {
     }
 }
 
+fn version_text(role: &str, format_version: u32) -> String {
+    format!("penstock {role} {format_version}")
+}
+
+fn check_version(
+    path: &Path,
+    found: &str,
+    role: &str,
+    format_version: u32,
+) -> Result<(), DataDirError> {
+    let expected = version_text(role, format_version);
+    if found.trim() == expected {
+        return Ok(());
+    }
+    Err(DataDirError::Version {
+        path: path.to_owned(),
+        found: found.trim().chars().take(80).collect(),
+        expected,
+    })
+}
+
 fn take_lock(path: &Path, lock_path: &Path) -> Result<File, DataDirError> {
     let io = |action| {
         let path = lock_path.to_owned();
@@ -139,32 +212,41 @@ fn take_lock(path: &Path, lock_path: &Path) -> Result<File, DataDirError> {
             source,
         }
     };
-    let mut lock = OpenOptions::new()
+    let lock = OpenOptions::new()
         .create(true)
         .read(true)
         .write(true)
         .truncate(false)
         .open(lock_path)
         .map_err(io("open"))?;
+    let mut lock = hold(path, lock_path, lock)?;
+    lock.set_len(0).map_err(io("write"))?;
+    lock.write_all(format!("{}\n", std::process::id()).as_bytes())
+        .map_err(io("write"))?;
+    Ok(lock)
+}
+
+/// Takes the lock of an open file, which says who has it otherwise.
+fn hold(path: &Path, lock_path: &Path, lock: File) -> Result<File, DataDirError> {
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
+        Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut owner = String::new();
             let read = lock.take(32).read_to_string(&mut owner);
             if read.is_err() || owner.is_empty() {
                 "unknown".clone_into(&mut owner);
             }
-            return Err(DataDirError::InUse {
+            Err(DataDirError::InUse {
                 path: path.to_owned(),
                 owner: owner.trim().to_owned(),
-            });
+            })
         }
-        Err(errno) => return Err(io("lock")(errno.into())),
+        Err(errno) => Err(DataDirError::Io {
+            action: "lock",
+            path: lock_path.to_owned(),
+            source: errno.into(),
+        }),
     }
-    lock.set_len(0).map_err(io("write"))?;
-    lock.write_all(format!("{}\n", std::process::id()).as_bytes())
-        .map_err(io("write"))?;
-    Ok(lock)
 }
 
 /// Writes a small file so that a crash leaves the old state or the new one.
@@ -197,6 +279,34 @@ mod tests {
         assert!(!DataDir::open(&path, "storage", 1).unwrap().is_new());
         let newer = DataDir::open(&path, "storage", 2).unwrap_err().to_string();
         assert!(newer.contains("`penstock storage 1`") && newer.contains("`penstock storage 2`"));
+    }
+
+    #[test]
+    fn a_directory_that_is_looked_at_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let look = |path: &Path| DataDir::open_existing(path, "disk", 1);
+        assert!(matches!(
+            look(&path).unwrap_err(),
+            DataDirError::Missing { .. }
+        ));
+        assert!(!path.exists());
+        let owner = DataDir::open(&path, "disk", 1).unwrap();
+        let refused = look(&path).unwrap_err().to_string();
+        let process = format!("in use by process {}", std::process::id());
+        assert!(refused.contains(&process), "{refused}");
+        drop(owner);
+        fs::write(path.join("LOCK"), "4711\n").unwrap();
+        let held = look(&path).unwrap();
+        let refused = DataDir::open(&path, "disk", 1).unwrap_err();
+        assert!(matches!(refused, DataDirError::InUse { .. }));
+        drop(held);
+        assert_eq!(fs::read_to_string(path.join("LOCK")).unwrap(), "4711\n");
+        let newer = DataDir::open_existing(&path, "disk", 2).unwrap_err();
+        assert!(matches!(newer, DataDirError::Version { .. }));
+        fs::remove_file(path.join("LOCK")).unwrap();
+        assert!(look(&path).is_ok());
+        assert!(!path.join("LOCK").exists());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! answers only while the node's lease is valid and the peer knows the same version of the chain.
 
 pub mod config;
+pub mod disk_check;
 pub mod server;
 
 mod change;

@@ -54,14 +54,14 @@ use crate::{
     health::Health,
     log::{Log, LogData, entry::LogEntry},
     meta_store::{MetaStore, fjall::FjallStore},
-    open,
+    open::{self, Contradictions},
     slots::SlotPool,
 };
 
 /// What `VERSION` says besides the version.
-const ROLE: &str = "disk";
+pub(crate) const ROLE: &str = "disk";
 /// Rises when a release can no longer read what an earlier one wrote.
-const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// A change of a chunk as the engine knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,21 +207,27 @@ impl Engine {
             env.blocking(move || DataDir::open(&dir, ROLE, FORMAT_VERSION))
                 .await?
         };
+        Self::open_in(env, data_dir, &config, buffers, Contradictions::Refuse).await
+    }
+
+    /// Opens the disk in a directory that is locked already.
+    pub(crate) async fn open_in(
+        env: &Env,
+        data_dir: DataDir,
+        config: &EngineConfig,
+        buffers: BufPool,
+        contradictions: Contradictions,
+    ) -> Result<Engine, OpenError> {
+        let dir = data_dir.path();
         let store = FjallStore::open(env, dir, config.cache_bytes).await?;
-        let device = device::open(env, dir, &config).await;
+        let device = device::open(env, dir, config).await;
         let device = device.map_err(|source| OpenError::Io {
             action: "open the files of the disk in",
             path: dir.to_owned(),
             source,
         })?;
-        Self::build(
-            env,
-            (device, Arc::new(store)),
-            &config,
-            buffers,
-            Some(data_dir),
-        )
-        .await
+        let disk: (Arc<dyn Device>, Arc<dyn MetaStore>) = (device, Arc::new(store));
+        Self::build(env, disk, config, buffers, (Some(data_dir), contradictions)).await
     }
 
     /// Opens the disk that `device` and `store` make up.
@@ -235,7 +241,8 @@ impl Engine {
         config: EngineConfig,
         buffers: BufPool,
     ) -> Result<Engine, OpenError> {
-        Self::build(env, (device, store), &config, buffers, None).await
+        let refuse = (None, Contradictions::Refuse);
+        Self::build(env, (device, store), &config, buffers, refuse).await
     }
 
     async fn build(
@@ -243,10 +250,11 @@ impl Engine {
         (device, store): (Arc<dyn Device>, Arc<dyn MetaStore>),
         config: &EngineConfig,
         buffers: BufPool,
-        dir: Option<DataDir>,
+        (dir, contradictions): (Option<DataDir>, Contradictions),
     ) -> Result<Engine, OpenError> {
         let wake = Arc::new(Notify::new());
-        let opened = open::open(env, (device, store.clone()), config, &buffers, &wake).await?;
+        let disk = (device, store.clone());
+        let opened = open::open(env, disk, config, &buffers, (&wake, contradictions)).await?;
         let committer = Committer::start(
             env,
             config.sync,

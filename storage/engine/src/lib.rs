@@ -16,6 +16,7 @@
 
 mod allocator;
 mod blocks;
+pub mod check;
 mod checkpoint;
 mod checksums;
 mod chunk_meta;

@@ -5,7 +5,11 @@
 //! 3. Slots are taken, what nobody refers to is free.
 //! 4. What the log had to say goes into the store, so that the next opening need not read it again.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
 
 use common::{buf::BufPool, env::Env};
 use tokio::sync::Notify;
@@ -25,12 +29,21 @@ use crate::{
         entry::{LogEntry, LogRef},
     },
     meta_store::MetaStore,
-    recovery::{self, Problems},
+    recovery::{self, Problems, Rebuilt},
     slots::{Limits, SlotPool},
 };
 
 /// The reserve for records is at most this part of what the file system has: one in ten.
 const RESERVE_PARTS: u64 = 10;
+
+/// What is done about chunks whose records contradict something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contradictions {
+    /// The disk is not opened (E6).
+    Refuse,
+    /// They are dropped: someone has asked for it.
+    Drop,
+}
 
 /// A disk that is open.
 pub(crate) struct Opened {
@@ -43,9 +56,24 @@ pub(crate) struct Opened {
 }
 
 /// The files of a disk, by kind, with the bytes they reach.
-struct Listed {
-    groups: Vec<(GroupId, u64)>,
+pub(crate) struct Listed {
+    pub(crate) groups: Vec<(GroupId, u64)>,
     log: Vec<(u32, u64)>,
+}
+
+/// A disk as it was found. Nothing has been written so far.
+pub(crate) struct Read {
+    pub(crate) slots: SlotPool,
+    limits: Limits,
+    pub(crate) groups: Vec<(GroupId, u64)>,
+    health: Arc<Health>,
+    log: Log,
+    pub(crate) log_files: usize,
+    /// Segments of the log that were read, and the entries that were news.
+    pub(crate) log_segments: usize,
+    pub(crate) log_entries: usize,
+    pub(crate) rebuilt: Rebuilt,
+    pub(crate) problems: Problems,
 }
 
 pub(crate) async fn open(
@@ -53,42 +81,39 @@ pub(crate) async fn open(
     (device, store): (Arc<dyn Device>, Arc<dyn MetaStore>),
     config: &EngineConfig,
     buffers: &BufPool,
-    wake: &Arc<Notify>,
+    (wake, contradictions): (&Arc<Notify>, Contradictions),
 ) -> Result<Opened, OpenError> {
-    let device: Arc<dyn Device> = Arc::new(WatchedDevice::new(env, device, config.hang_limit()));
-    let files = device.list().await.map_err(failed("list the files"))?;
-    let listed = Listed::of(&files);
-    let (log, entries, found) =
-        open_log(env, &device, &store, config, buffers, &listed.log).await?;
-    let health = Arc::new(Health::default());
-    let available = device.available_bytes().await;
-    let available = available.map_err(failed("ask for space"))?;
-    let limits = limits(config, &listed.groups, available, &log);
-    let slots = SlotPool::new(
-        device.clone(),
-        health.clone(),
-        limits.clone(),
-        &listed.groups,
-        wake.clone(),
-    );
-    let rebuilt = {
-        let (store, slots) = (store.clone(), slots.clone());
-        env.blocking(move || {
-            let replayed = recovery::apply(&*store, entries)?;
-            recovery::rebuild(&*store, &slots, replayed, found)
-        })
-        .await?
+    let start = find_start(env, &store).await?;
+    let disk = (device, store.clone());
+    let read = read(env, disk, config, (buffers, wake), start).await?;
+    let Read {
+        slots,
+        limits,
+        health,
+        log,
+        rebuilt,
+        mut problems,
+        log_files,
+        ..
+    } = read;
+    let dropped = match contradictions {
+        Contradictions::Refuse => BTreeSet::new(),
+        Contradictions::Drop => problems.take_chunks(),
     };
+    problems.into_result()?;
     log.prepare().await.map_err(failed("make the log"))?;
     slots.give_back_empty().await;
     let checkpointer = Checkpointer::new(env, store, health.clone(), config, wake.clone());
+    let dropped = dropped.into_iter().map(RecordKey::Chunk);
     let changed: Vec<(RecordKey, Value)> = rebuilt
         .changed
         .iter()
-        .map(|&key| (key, value_of(&rebuilt.state, key)))
+        .copied()
+        .chain(dropped)
+        .map(|key| (key, value_of(&rebuilt.state, key)))
         .collect();
     // Also when there is no news: the segments that were read for it are free then.
-    if !listed.log.is_empty() {
+    if log_files > 0 {
         checkpointer.add_found(changed, log.end(), log.needed());
         let written = checkpointer.run(&log).await;
         written.map_err(|error| OpenError::Checkpoint {
@@ -105,24 +130,73 @@ pub(crate) async fn open(
     })
 }
 
+/// Reads a disk and brings log and records together in memory.
+///
+/// # Errors
+/// When something cannot be read, or the log lacks a part that was acknowledged.
+pub(crate) async fn read(
+    env: &Env,
+    (device, store): (Arc<dyn Device>, Arc<dyn MetaStore>),
+    config: &EngineConfig,
+    (buffers, wake): (&BufPool, &Arc<Notify>),
+    start: LogStart,
+) -> Result<Read, OpenError> {
+    let device: Arc<dyn Device> = Arc::new(WatchedDevice::new(env, device, config.hang_limit()));
+    let files = device.list().await.map_err(failed("list the files"))?;
+    let Listed { groups, log: files } = Listed::of(&files);
+    let log_files = files.len();
+    let (log, entries, found) = read_log(&device, config, buffers, files, start).await?;
+    let log_segments = found.range(start.segment..).count();
+    let log_entries = entries.len();
+    let health = Arc::new(Health::default());
+    let available = device.available_bytes().await;
+    let available = available.map_err(failed("ask for space"))?;
+    let limits = limits(config, &groups, available, &log);
+    let slots = SlotPool::new(
+        device,
+        health.clone(),
+        limits.clone(),
+        &groups,
+        wake.clone(),
+    );
+    let (rebuilt, problems) = {
+        let slots = slots.clone();
+        env.blocking(move || {
+            let replayed = recovery::apply(&*store, entries)?;
+            recovery::rebuild(&*store, &slots, replayed, found)
+        })
+        .await?
+    };
+    Ok(Read {
+        slots,
+        limits,
+        groups,
+        health,
+        log,
+        log_files,
+        log_segments,
+        log_entries,
+        rebuilt,
+        problems,
+    })
+}
+
 type OpenedLog = (Log, Vec<(LogEntry, LogRef)>, BTreeMap<u64, Arc<Segment>>);
 
 /// Reads the log. Also returns the entries that are news, and the segments that were found.
-async fn open_log(
-    env: &Env,
+async fn read_log(
     device: &Arc<dyn Device>,
-    store: &Arc<dyn MetaStore>,
     config: &EngineConfig,
     buffers: &BufPool,
-    files: &[(u32, u64)],
+    files: Vec<(u32, u64)>,
+    start: LogStart,
 ) -> Result<OpenedLog, OpenError> {
-    let start = find_start(env, store).await?;
-    let replay = log::replay::replay(device, buffers, files, start).await?;
+    let replay = log::replay::replay(device, buffers, &files, start).await?;
     let (log, found) = Log::new(log::Parts {
         device: device.clone(),
         buffers: buffers.clone(),
         log_bytes: config.log_bytes,
-        files: files.to_vec(),
+        files,
         start,
         segments: replay.segments,
         next_segment: replay.next_segment,
@@ -136,7 +210,7 @@ fn failed(action: &'static str) -> impl FnOnce(io::Error) -> OpenError {
 }
 
 impl Listed {
-    fn of(files: &[(FileId, u64)]) -> Self {
+    pub(crate) fn of(files: &[(FileId, u64)]) -> Self {
         let mut listed = Self {
             groups: Vec::new(),
             log: Vec::new(),
@@ -174,8 +248,11 @@ async fn find_start(env: &Env, store: &Arc<dyn MetaStore>) -> Result<LogStart, O
     Ok(start)
 }
 
-/// Blocks.
-fn read_start(store: &dyn MetaStore) -> Result<Option<LogStart>, OpenError> {
+/// Where the log begins to be news; `None` for a new disk. Blocks.
+///
+/// # Errors
+/// When the store cannot be read, or has records but no beginning of the log.
+pub(crate) fn read_start(store: &dyn MetaStore) -> Result<Option<LogStart>, OpenError> {
     let mut problems = Problems::default();
     match store.get(&RecordKey::LogStart.to_bytes())? {
         Some(bytes) => match decode_log_start(&bytes) {

@@ -34,28 +34,51 @@ use crate::{
 /// Contradictions that are listed; the rest is counted.
 const PROBLEMS_SHOWN: usize = 16;
 
+/// One contradiction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Contradiction {
+    /// The chunk whose record cannot be used because of it; `None` when it is about more than one chunk.
+    pub(crate) key: Option<ChunkKey>,
+    pub(crate) text: String,
+}
+
 /// Contradictions that were found.
 #[derive(Debug, Default)]
-pub(crate) struct Problems {
-    shown: Vec<String>,
-    count: usize,
-}
+pub(crate) struct Problems(Vec<Contradiction>);
 
 impl Problems {
     pub(crate) fn add(&mut self, text: String) {
-        self.count += 1;
-        if self.shown.len() < PROBLEMS_SHOWN {
-            self.shown.push(text);
-        }
+        self.0.push(Contradiction { key: None, text });
+    }
+
+    fn add_of(&mut self, key: ChunkKey, reason: &str) {
+        let ChunkKey { target, chunk } = key;
+        self.0.push(Contradiction {
+            key: Some(key),
+            text: format!("chunk {chunk} of target {target}: {reason}"),
+        });
+    }
+
+    pub(crate) fn list(&self) -> &[Contradiction] {
+        &self.0
+    }
+
+    /// Takes those out that are about one chunk each, and names the chunks.
+    pub(crate) fn take_chunks(&mut self) -> BTreeSet<ChunkKey> {
+        let keys = self.0.iter().filter_map(|problem| problem.key).collect();
+        self.0.retain(|problem| problem.key.is_none());
+        keys
     }
 
     pub(crate) fn into_result(self) -> Result<(), OpenError> {
-        if self.count == 0 {
+        let count = self.0.len();
+        if count == 0 {
             return Ok(());
         }
+        let shown = self.0.into_iter().take(PROBLEMS_SHOWN);
         Err(OpenError::Inconsistent {
-            count: self.count,
-            problems: self.shown,
+            count,
+            problems: shown.map(|problem| problem.text).collect(),
         })
     }
 }
@@ -67,16 +90,17 @@ pub(crate) struct Rebuilt {
     pub(crate) changed: Vec<RecordKey>,
 }
 
-/// Rebuilds the state from store and log. Blocks: not for async threads.
+/// Rebuilds the state from store and log, without what contradicts something: that is listed. Blocks: not for async
+/// threads.
 ///
 /// # Errors
-/// See `OpenError`.
+/// When the store cannot be read.
 pub(crate) fn rebuild(
     store: &dyn MetaStore,
     slots: &SlotPool,
     replayed: Replayed,
     segments: BTreeMap<u64, Arc<Segment>>,
-) -> Result<Rebuilt, OpenError> {
+) -> Result<(Rebuilt, Problems), OpenError> {
     let mut rebuild = Rebuild {
         slots,
         moved: replayed.moved,
@@ -85,7 +109,7 @@ pub(crate) fn rebuild(
         segments,
         state: State::default(),
         chunks: BTreeMap::new(),
-        problems: Problems::default(),
+        problems: replayed.problems,
     };
     store.scan(TARGET_PREFIX, &mut |key, value| {
         rebuild.target(key, value);
@@ -99,10 +123,10 @@ pub(crate) fn rebuild(
             None => drop(targets.remove(&target)),
         }
     }
-    let touched = replayed.chunks;
+    let (touched, spoiled) = (replayed.chunks, replayed.spoiled);
     let mut overlaid = Vec::new();
     store.scan(CHUNK_PREFIX, &mut |key, value| {
-        let is_touched = |key| touched.contains_key(&key);
+        let is_touched = |key| touched.contains_key(&key) || spoiled.contains(&key);
         if let Some(key) = rebuild.chunk(key, value, is_touched) {
             overlaid.push((key, value.to_vec()));
         }
@@ -126,8 +150,8 @@ pub(crate) fn rebuild(
             let _moved = rebuild.plain(key, &record);
         }
     }
-    let state = rebuild.finish()?;
-    Ok(Rebuilt { state, changed })
+    let (state, problems) = rebuild.finish();
+    Ok((Rebuilt { state, changed }, problems))
 }
 
 struct Rebuild<'a> {
@@ -206,24 +230,19 @@ impl Rebuild<'_> {
     }
 
     fn insert(&mut self, key: ChunkKey, record: Result<Record, String>) {
-        let (chunk, target) = (key.chunk, key.target);
         match record {
-            Ok(record) if self.state.targets.contains_key(&target) => {
-                self.chunks.entry(target).or_default().push((chunk, record));
+            Ok(record) if self.state.targets.contains_key(&key.target) => {
+                let chunks = self.chunks.entry(key.target).or_default();
+                chunks.push((key.chunk, record));
             }
-            Ok(_) => self.problems.add(format!(
-                "chunk {chunk} belongs to target {target}, which is not here"
-            )),
-            Err(reason) => {
-                self.problems
-                    .add(format!("chunk {chunk} of target {target}: {reason}"));
-            }
+            Ok(_) => self.problems.add_of(key, "its target is not here"),
+            Err(reason) => self.problems.add_of(key, &reason),
         }
     }
 
     /// Puts the chunks into their targets, and checks that the slots taken are those of the records (E6): each was taken
     /// for one record, or that was a problem.
-    fn finish(mut self) -> Result<State, OpenError> {
+    fn finish(mut self) -> (State, Problems) {
         let mut taken = 0;
         for (target, chunks) in std::mem::take(&mut self.chunks) {
             let state = self.state.targets.get_mut(&target);
@@ -239,8 +258,7 @@ impl Rebuild<'_> {
         for problem in problems {
             self.problems.add(problem);
         }
-        self.problems.into_result()?;
-        Ok(self.state)
+        (self.state, self.problems)
     }
 
     /// Takes the slots of a record. `blocks` are those of a version that the store does not have.

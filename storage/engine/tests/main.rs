@@ -14,6 +14,7 @@ macro_rules! say {
 }
 
 mod append;
+mod check;
 mod crash;
 mod failing;
 mod faults;

@@ -37,6 +37,8 @@ pub(crate) struct Files {
     groups: PathBuf,
     log: PathBuf,
     direct: bool,
+    /// Nothing may change.
+    read_only: bool,
     open: Mutex<OpenFiles>,
 }
 
@@ -96,8 +98,35 @@ impl Files {
             groups,
             log,
             direct,
+            read_only: false,
             open: Mutex::default(),
         })
+    }
+
+    /// The files of a disk that is there, for reading only: nothing in `dir` changes.
+    pub(crate) fn open_to_read(dir: &Path) -> io::Result<Self> {
+        let mut files = Self {
+            groups: dir.join("groups"),
+            log: dir.join("log"),
+            direct: true,
+            read_only: true,
+            open: Mutex::default(),
+        };
+        // Whether the file system has O_DIRECT shows at the first file: a probe would be a change.
+        if let Some((first, _)) = files.list()?.first() {
+            match files.get(*first) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => files.direct = false,
+                opened => drop(opened?),
+            }
+        }
+        Ok(files)
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        Ok(())
     }
 
     fn class_dir(&self, class: SizeClass) -> PathBuf {
@@ -131,6 +160,7 @@ impl Files {
     }
 
     pub(crate) fn create(&self, id: FileId) -> io::Result<()> {
+        self.check_writable()?;
         let dir = self.dir_of(id);
         if !dir.exists() {
             fs::create_dir_all(&dir)?;
@@ -144,6 +174,7 @@ impl Files {
     }
 
     pub(crate) fn reserve(&self, id: FileId, bytes: u64) -> io::Result<()> {
+        self.check_writable()?;
         let file = self.get(id)?;
         let length = file.metadata()?.len();
         if length >= bytes {
@@ -157,12 +188,17 @@ impl Files {
     }
 
     pub(crate) fn remove(&self, id: FileId) -> io::Result<()> {
+        self.check_writable()?;
         self.open.lock().by_id.remove(&id);
         fs::remove_file(self.path(id))
     }
 
     pub(crate) fn available_bytes(&self) -> io::Result<u64> {
-        let status = rustix::fs::statvfs(&self.groups)?;
+        let status = match rustix::fs::statvfs(&self.groups) {
+            // A directory that is only read may lack it.
+            Err(Errno::NOENT) if self.read_only => return Ok(0),
+            status => status?,
+        };
         Ok(status.f_bavail.saturating_mul(status.f_frsize))
     }
 
@@ -201,7 +237,7 @@ impl Files {
 
     fn options(&self) -> OpenOptions {
         let mut options = OpenOptions::new();
-        options.read(true).write(true);
+        options.read(true).write(!self.read_only);
         if self.direct {
             options.custom_flags(libc::O_DIRECT);
         }
@@ -279,6 +315,26 @@ mod tests {
         assert!(files.get(group(0)).is_ok());
         assert!(files.get_open(group(0)).is_some());
         assert_eq!(files.list().unwrap().len(), 450);
+    }
+
+    #[test]
+    fn what_is_opened_to_read_does_not_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let nothing = Files::open_to_read(dir.path()).unwrap();
+        assert_eq!(nothing.list().unwrap(), []);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let files = Files::open(dir.path()).unwrap();
+        files.create(group(3)).unwrap();
+        files.reserve(group(3), 65_536).unwrap();
+        let read_only = Files::open_to_read(dir.path()).unwrap();
+        assert_eq!(read_only.list().unwrap(), [(group(3), 65_536)]);
+        assert!(read_only.create(group(4)).is_err());
+        assert!(read_only.reserve(group(3), 131_072).is_err());
+        assert!(read_only.remove(group(3)).is_err());
+        let file = read_only.get(group(3)).unwrap();
+        let wrote = std::os::unix::fs::FileExt::write_at(&**file, &[0; 4096], 0);
+        assert!(wrote.is_err());
+        assert_eq!(files.list().unwrap(), [(group(3), 65_536)]);
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Source {
 }
 
 /// Neighbouring blocks that lie side by side.
-enum Run {
+pub(crate) enum Run {
     Slot,
     Log { segment: Arc<Segment>, at: u32 },
     Memory(common::buf::SharedBuf),
@@ -260,7 +260,7 @@ impl Inner {
 }
 
 /// The blocks as runs, each with its first block and their number.
-fn runs(detail: &Detail, blocks: Range<u32>) -> Vec<(Run, u32, u32)> {
+pub(crate) fn runs(detail: &Detail, blocks: Range<u32>) -> Vec<(Run, u32, u32)> {
     let mut runs: Vec<(Run, u32, u32)> = Vec::new();
     let mut overlay = detail.overlay.iter().peekable();
     while overlay

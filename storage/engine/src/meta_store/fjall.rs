@@ -7,6 +7,8 @@
 //! when the file system runs short: then records, and so removals, can still be written.
 //! fjall cannot open what it was killed over while making it, so a new store is made under another name first.
 
+mod copy;
+
 use std::{
     fmt,
     fs::{self, File},
@@ -44,6 +46,8 @@ struct Inner {
     /// Taken at close.
     open: Mutex<Option<Open>>,
     reserve: Reserve,
+    /// Removed when the store goes.
+    _copy: Option<copy::TemporaryDir>,
 }
 
 #[derive(Clone)]
@@ -75,7 +79,46 @@ impl FjallStore {
     }
 }
 
+impl FjallStore {
+    /// Opens a copy of the store `meta` in `dir`: fjall writes whenever it opens, and `dir` must not change.
+    ///
+    /// # Errors
+    /// When there is none, it cannot be copied, or what is there cannot be read.
+    pub async fn open_copy(
+        env: &Env,
+        dir: &Path,
+        cache_bytes: u64,
+    ) -> Result<Self, MetaStoreError> {
+        let dir = dir.to_owned();
+        let name = format!("penstock-check-{:016x}", env.random_u64());
+        let open = move || Inner::open_copy(&dir, &name, cache_bytes);
+        let inner = env.blocking(open).await?;
+        Ok(Self {
+            env: env.clone(),
+            inner: Arc::new(inner),
+        })
+    }
+}
+
 impl Inner {
+    fn open_copy(dir: &Path, name: &str, cache_bytes: u64) -> Result<Self, MetaStoreError> {
+        let path = dir.join("meta");
+        let copied = copy::TemporaryDir::new(name).and_then(|temporary| {
+            let to = temporary.path().join("meta");
+            copy::copy_store(&path, &to)?;
+            Ok((temporary, to))
+        });
+        let (temporary, to) = copied.map_err(|error| failure("copy", &path, error.to_string()))?;
+        let open =
+            open_database(&to, cache_bytes).map_err(|reason| failure("open", &path, reason))?;
+        Ok(Self {
+            reserve: Reserve::none(temporary.path()),
+            path,
+            open: Mutex::new(Some(open)),
+            _copy: Some(temporary),
+        })
+    }
+
     fn open(dir: &Path, cache_bytes: u64) -> Result<Self, MetaStoreError> {
         let path = dir.join("meta");
         if !path.exists() {
@@ -87,6 +130,7 @@ impl Inner {
             reserve: Reserve::new(dir),
             path,
             open: Mutex::new(Some(open)),
+            _copy: None,
         })
     }
 
@@ -215,6 +259,16 @@ struct Reserve {
 }
 
 impl Reserve {
+    /// None is held: the store is a copy.
+    fn none(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            path: dir.join("reserve"),
+            bytes: 0,
+            held: Mutex::new(false),
+        }
+    }
+
     fn new(dir: &Path) -> Self {
         let disk_bytes = statvfs(dir).map_or(0, |status| status.f_blocks * status.f_frsize);
         let reserve = Self {
@@ -306,6 +360,38 @@ mod tests {
         assert_eq!(contents(&store), expected);
         assert_eq!(store.get(b"b1").unwrap(), Some(b"9".to_vec()));
         assert_eq!(store.get(b"a2").unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_copy_shows_the_same_and_leaves_the_original_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::real();
+        let missing = FjallStore::open_copy(&env, dir.path(), 1 << 20).await;
+        assert!(missing.unwrap_err().to_string().contains("meta"));
+        let store = FjallStore::open(&env, dir.path(), 1 << 20).await.unwrap();
+        // More than a table in memory holds, so that there are tables on disk.
+        for batch in 0..9_u32 {
+            let key = |index: u32| format!("a{batch}-{index:05}").into_bytes();
+            let changes = (0..1000).map(|index| (key(index), Some(vec![b'x'; 1000])));
+            store.write(changes.collect()).await.unwrap();
+        }
+        let expected = contents(&store);
+        store.close().await;
+        drop(store);
+        let before = copy::fingerprint(dir.path());
+        let copy = FjallStore::open_copy(&env, dir.path(), 1 << 20)
+            .await
+            .unwrap();
+        let temporary = copy.inner._copy.as_ref().unwrap().path().to_owned();
+        assert!(temporary.join("meta").is_dir());
+        assert_eq!(contents(&copy), expected);
+        let change = (b"a".to_vec(), Some(b"changed".to_vec()));
+        copy.write(vec![change]).await.unwrap();
+        copy.close().await;
+        drop(copy);
+        assert!(!temporary.exists());
+        assert_eq!(copy::fingerprint(dir.path()), before);
+        assert!(before.len() > 4, "{before:?}");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Each entry does here what its change did in memory when it was made; `Blocks::patched` is the same for both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
     id::{ChainId, TargetId},
@@ -30,6 +30,10 @@ pub(crate) struct Replayed {
     pub(super) chunks: BTreeMap<ChunkKey, PlainRecord>,
     /// Where blocks went that were moved inside the log.
     pub(super) moved: BTreeMap<LogRef, LogRef>,
+    /// Chunks with entries that do not fit what is there: what they are now is unknown.
+    pub(super) spoiled: BTreeSet<ChunkKey>,
+    /// Why.
+    pub(super) problems: Problems,
 }
 
 /// A record between disk and memory.
@@ -48,20 +52,14 @@ pub(super) struct PlainVersion {
 /// Applies the entries of the log. Blocks: not for async threads.
 ///
 /// # Errors
-/// When an entry does not fit what is there, or the store cannot be read.
+/// When the store cannot be read.
 pub(crate) fn apply(
     store: &dyn MetaStore,
     entries: Vec<(LogEntry, LogRef)>,
 ) -> Result<Replayed, OpenError> {
     let mut replayed = Replayed::default();
     for (entry, payload) in entries {
-        if let Err(reason) = replayed.apply(store, &entry, payload)? {
-            let mut problems = Problems::default();
-            problems.add(format!(
-                "the log does not fit the records: {reason}: {entry:?}"
-            ));
-            problems.into_result()?;
-        }
+        replayed.apply(store, &entry, payload)?;
     }
     Ok(replayed)
 }
@@ -72,31 +70,40 @@ impl Replayed {
         store: &dyn MetaStore,
         entry: &LogEntry,
         payload: LogRef,
-    ) -> Result<Result<(), String>, OpenError> {
+    ) -> Result<(), OpenError> {
         let key = match entry {
             LogEntry::Target { target, chain } => {
                 self.targets.insert(*target, Some(*chain));
-                return Ok(Ok(()));
+                return Ok(());
             }
             LogEntry::TargetGone { target } => {
                 self.targets.insert(*target, None);
-                return Ok(Ok(()));
+                return Ok(());
             }
             LogEntry::Moved { from, blocks } => {
                 for block in 0..*blocks {
                     self.moved.insert(from.plus(block), payload.plus(block));
                 }
-                return Ok(Ok(()));
+                return Ok(());
             }
             LogEntry::Update { key, .. }
             | LogEntry::Commit { key, .. }
             | LogEntry::Discard { key }
             | LogEntry::Drop { key }
             | LogEntry::Folded { key, .. }
-            | LogEntry::Relocated { key, .. } => *key,
+            | LogEntry::Relocated { key, .. } => ChunkKey::from(*key),
         };
-        let record = self.record(store, key.into())?;
-        Ok(record.and_then(|record| record.apply(entry, payload)))
+        if self.spoiled.contains(&key) {
+            return Ok(());
+        }
+        let record = self.record(store, key)?;
+        if let Err(reason) = record.and_then(|record| record.apply(entry, payload)) {
+            let reason = format!("the log does not fit the records: {reason}: {entry:?}");
+            self.problems.add_of(key, &reason);
+            self.chunks.remove(&key);
+            self.spoiled.insert(key);
+        }
+        Ok(())
     }
 
     /// The record as the log has left it so far.
