@@ -116,6 +116,8 @@ struct Queue {
     /// When the first of the items came.
     since: Option<Instant>,
     closing: bool,
+    /// Nobody takes from the queue any more.
+    ended: bool,
     /// What was replaced by batches that failed: held for good.
     never_released: Vec<Entry>,
 }
@@ -220,7 +222,7 @@ impl Durability {
             None => Ok(()),
             Some(receiver) => match receiver.await {
                 Ok(result) => result,
-                Err(_) => Err(health.fail("the committer has ended".to_owned())),
+                Err(_) => Err(health.fail("the disk was closed meanwhile".to_owned())),
             },
         }
     }
@@ -243,6 +245,11 @@ impl Shared {
         };
         let wake = {
             let mut queue = self.queue.lock();
+            if queue.ended {
+                // The sender goes, and with it the hope of who waits.
+                queue.never_released.extend(entry);
+                return Durability(receiver);
+            }
             let first = queue.items.is_empty();
             if first {
                 queue.since = Some(self.env.now());
@@ -264,7 +271,11 @@ impl Shared {
         let mut queue = self.queue.lock();
         if queue.items.is_empty() {
             queue.urgent = false;
-            return if queue.closing { Step::End } else { Step::Wait };
+            if queue.closing {
+                queue.ended = true;
+                return Step::End;
+            }
+            return Step::Wait;
         }
         if !queue.urgent && !queue.closing {
             if self.policy == SyncPolicy::OnFsync {

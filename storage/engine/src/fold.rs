@@ -110,10 +110,9 @@ impl Inner {
                 .collect();
             wanted.extend(windows.into_iter().map(|window| (segment.clone(), window)));
         }
-        let all = self.log.segment_blocks();
         let reads = stream::iter(wanted.into_iter().map(|(segment, window)| async move {
             let first = window * WINDOW_BLOCKS;
-            let count = WINDOW_BLOCKS.min(all.saturating_sub(first));
+            let count = WINDOW_BLOCKS.min(segment.blocks.saturating_sub(first));
             let buf = self.buffers.allocate((count * BLOCK_BYTES) as usize);
             let offset = u64::from(first) * u64::from(BLOCK_BYTES);
             let read = self.slots.device().read(segment.file(), offset, buf).await;
@@ -216,10 +215,14 @@ impl Inner {
         }
         let count = u32::try_from(whole.len()).expect("a window is small");
         content.slot.claim_up_to((first + count) * BLOCK_BYTES);
-        let bytes = self.in_one_piece(whole);
-        self.write_image(&content.slot, first * BLOCK_BYTES, vec![bytes])
-            .await?;
-        Ok(true)
+        let bytes = vec![self.in_one_piece(whole)];
+        let written = self.write_image(&content.slot, first * BLOCK_BYTES, bytes);
+        match written.await {
+            Ok(()) => Ok(true),
+            // A file system that gives space only when it is written: the blocks stay where they are.
+            Err(EngineError::NoSpace { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The slot holds these blocks now: the committed version need not have them in the log.

@@ -66,6 +66,8 @@ pub(crate) struct Segment {
     file: u32,
     /// Whether the file has the size that segments have now: else it is not written again.
     reusable: bool,
+    /// Blocks of the file.
+    pub(crate) blocks: u32,
     /// What was written here, for those who want to empty it.
     data: Mutex<Vec<Weak<LogData>>>,
     log: Weak<Shared>,
@@ -324,6 +326,7 @@ impl Log {
                 number,
                 file,
                 reusable: reusable(file),
+                blocks: blocks_of(sizes.get(&file).copied().unwrap_or(0)),
                 data: Mutex::default(),
                 log: Arc::downgrade(&log.0),
             });
@@ -369,8 +372,7 @@ impl Log {
     }
 
     pub(crate) fn segment_blocks(&self) -> u32 {
-        u32::try_from(self.0.segment_bytes / u64::from(BLOCK_BYTES))
-            .expect("segments have an upper limit")
+        blocks_of(self.0.segment_bytes)
     }
 
     /// Ends when a file may have become free.
@@ -495,6 +497,7 @@ impl Log {
             number: state.next_segment,
             file,
             reusable: true,
+            blocks: capacity,
             data: Mutex::default(),
             log: Arc::downgrade(&self.0),
         });
@@ -560,6 +563,11 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// Whole blocks of a file.
+fn blocks_of(bytes: u64) -> u32 {
+    u32::try_from(bytes / u64::from(BLOCK_BYTES)).unwrap_or(u32::MAX)
 }
 
 fn to_usize(bytes: u64) -> usize {

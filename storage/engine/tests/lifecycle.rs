@@ -157,3 +157,51 @@ async fn a_real_disk_keeps_everything_from_opening_to_opening() {
         engine.close().await;
     }
 }
+
+/// The log of a disk may get another size; what lies in segments of the old size is folded all the same.
+#[tokio::test]
+async fn a_disk_opens_with_another_size_of_its_log() {
+    const CHUNKS: u32 = 20;
+    let (env, disk, mut engine) = engine_with(config()).await;
+    for index in 0..CHUNKS {
+        put(&engine, key(index), 1, 0, &pattern(9, 240_000)).await;
+    }
+    let mut version = 1;
+    for log_bytes in [16 << 20, 1 << 20, 8 << 20] {
+        for _ in 0..400 {
+            version += 1;
+            let index = version % CHUNKS;
+            let (offset, payload) = (4096 * (version / CHUNKS % 50), pattern(1, 4096));
+            put(&engine, key(index), version, offset, &payload).await;
+        }
+        engine.close().await;
+        let config = EngineConfig {
+            log_bytes,
+            ..config()
+        };
+        engine = disk.open(&env, config).await;
+        engine.check().unwrap();
+    }
+    for index in 0..CHUNKS {
+        assert_eq!(read_all(&engine, key(index)).await.unwrap().len(), 240_000);
+    }
+    assert_eq!(engine.failure(), None);
+}
+
+#[tokio::test]
+async fn whoever_waits_while_a_disk_is_closed_gets_an_answer() {
+    for yields in 0..10 {
+        let (env, _disk, engine) = engine_with(config()).await;
+        let waiting = engine.clone();
+        let syncs = env.spawn(
+            "syncs",
+            async move { while waiting.sync().await.is_ok() {} },
+        );
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        engine.close().await;
+        let ended = env.timeout(std::time::Duration::from_secs(5), syncs.join());
+        assert!(ended.await.is_ok(), "after {yields} yields");
+    }
+}

@@ -72,8 +72,10 @@ async fn run(engine: Weak<Inner>, wake: Arc<tokio::sync::Notify>, stopping: Arc<
             return;
         }
         if let Err(error) = inner.maintain(&stopping).await {
-            tracing::debug!(%error, "no maintenance any more");
-            return;
+            if inner.health.check().is_err() {
+                return;
+            }
+            tracing::warn!(%error, "maintenance of a disk goes on after an error");
         }
     }
 }
@@ -101,7 +103,7 @@ impl Inner {
                 rounds_in_vain += 1;
                 if rounds_in_vain > ROUNDS_IN_VAIN_MAX {
                     let reason =
-                        "the log is full and cannot be emptied: parts of it cannot be read";
+                        "the log is full, and what is in it can be neither read nor folded";
                     return Err(self.health.fail(reason.to_owned()));
                 }
                 self.env.sleep(REST).await;

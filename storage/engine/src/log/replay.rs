@@ -61,15 +61,22 @@ pub(crate) async fn replay(
     if let Some((&last, _)) = replay.segments.last_key_value() {
         replay.next_segment = replay.next_segment.max(last + 1);
     }
-    let sizes: BTreeMap<u32, u64> = files.iter().copied().collect();
-    let wanted: Vec<(u64, u32)> = replay
-        .segments
-        .range(start.segment..)
-        .map(|(&segment, &file)| (segment, file))
+    // In the order of segments; files that hold none that is news, as far as their first block tells, come last: what they
+    // hold all the same would show that a first block is damaged.
+    let mut order: Vec<(Option<u64>, u32, u64)> = files
+        .iter()
+        // A file whose making was interrupted holds nothing.
+        .filter(|&&(_, bytes)| bytes >= u64::from(BLOCK_BYTES))
+        .map(|&(file, bytes)| {
+            let segments = replay.segments.range(start.segment..);
+            let segment = segments.clone().find(|&(_, &held)| held == file);
+            (segment.map(|(&number, _)| number), file, bytes)
+        })
         .collect();
-    for (segment, file) in wanted {
-        let content = read(device, buffers, file, sizes[&file]).await?;
-        replay.read_segment(&content, start, segment, file)?;
+    order.sort_by_key(|&(segment, file, _)| (segment.is_none(), segment, file));
+    for (_, file, bytes) in order {
+        let content = read(device, buffers, file, bytes).await?;
+        replay.read_file(&content, start, file)?;
     }
     Ok(replay)
 }
@@ -90,40 +97,35 @@ async fn read(
 }
 
 impl Replay {
-    /// Takes the batches of one segment that come next.
-    fn read_segment(
-        &mut self,
-        content: &[u8],
-        start: LogStart,
-        segment: u64,
-        file: u32,
-    ) -> Result<(), OpenError> {
-        let expected = self.next_batch;
+    /// Takes the batches of one file that come next.
+    fn read_file(&mut self, content: &[u8], start: LogStart, file: u32) -> Result<(), OpenError> {
         let mut at = 0;
-        while let Some(batch) = next_batch(content, start.disk, segment, at) {
+        while at < content.len() / BLOCK {
+            // What is no batch may be torn, what an earlier use left, or damage in what is no news.
+            let Some((segment, batch)) = batch_at(content, start.disk, at) else {
+                at += 1;
+                continue;
+            };
             at += batch.blocks as usize;
-            if batch.batch == self.next_batch {
-                self.next_batch += 1;
-                self.entries.extend(batch.entries);
-            } else if batch.batch > self.next_batch {
+            if segment < start.segment || batch.batch < self.next_batch {
+                continue;
+            }
+            if batch.batch > self.next_batch {
                 return Err(damaged(file, self.next_batch, batch.batch));
             }
-        }
-        // Behind the end there may be what an earlier use left, or a torn batch, but nothing that came later.
-        for behind in at..content.len() / BLOCK {
-            if let Some(batch) = next_batch(content, start.disk, segment, behind)
-                && batch.batch > self.next_batch.max(expected)
-            {
-                return Err(damaged(file, self.next_batch, batch.batch));
-            }
+            self.next_batch += 1;
+            self.entries.extend(batch.entries);
         }
         Ok(())
     }
 }
 
-fn next_batch(content: &[u8], disk: u64, segment: u64, at: usize) -> Option<Batch> {
+/// The batch at a block, with its segment.
+fn batch_at(content: &[u8], disk: u64, at: usize) -> Option<(u64, Batch)> {
     let rest = content.get(at * BLOCK..)?;
-    batch::parse(rest, disk, segment, u32::try_from(at).ok()?).ok()
+    let (segment, _) = batch::peek(rest, disk)?;
+    let batch = batch::parse(rest, disk, segment, u32::try_from(at).ok()?).ok()?;
+    Some((segment, batch))
 }
 
 fn damaged(file: u32, missing: u64, found: u64) -> OpenError {
@@ -282,6 +284,30 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn damage_in_old_batches_and_first_blocks_hides_nothing() {
+        let disk = Disk::new();
+        let log = disk.open().await;
+        for number in 0..3 {
+            disk.append(&log, number, 1).await;
+        }
+        let start = LogStart { batch: 3, ..START };
+        let device: Arc<dyn Device> = disk.device.clone();
+        let files = disk.files().await;
+        // In the second batch, which is no news.
+        disk.device.flip_bit(FileId::Log(0), 2 * BLOCK + 20);
+        let found = replay(&device, &disk.buffers, &files, start).await.unwrap();
+        assert_eq!((numbers(&found), found.next_batch), (vec![2], 4));
+        disk.device.flip_bit(FileId::Log(0), 2 * BLOCK + 20);
+        for byte in [0, 8, 15, 20] {
+            disk.device.flip_bit(FileId::Log(0), byte);
+            let error = disk.replay().await.unwrap_err().to_string();
+            assert!(error.contains("lacks batch 1"), "{byte}: {error}");
+            disk.device.flip_bit(FileId::Log(0), byte);
+        }
+        assert_eq!(numbers(&disk.replay().await.unwrap()), [0, 1, 2]);
     }
 
     #[tokio::test]
