@@ -1,15 +1,15 @@
 //! Memory for bulk data: page-aligned (O_DIRECT and RDMA want that), pooled, never copied on its way.
 //!
 //! A `RegisteredBuf` is the only owner of its bytes and may be written; `freeze` turns it into a
-//! `SharedBuf` that many may read. Both are views of a `Region`, the unit a transport registers. The
-//! uniqueness of `RegisteredBuf` is what makes this sound: two of them never overlap, because the only
-//! ways to make one are a fresh region and `split_to`.
+//! `SharedBuf` that many may read. Both are views of a piece of a slab (`slab`), and slabs are the regions that a
+//! transport registers. The uniqueness of `RegisteredBuf` is what makes this sound: two of them never overlap, because
+//! the only ways to make one are a piece that has no other user and `split_to`.
 //!
-//! Recycled regions keep their old bytes. Whoever fills a buffer partly must `truncate` it.
+//! Recycled pieces keep their old bytes. Whoever fills a buffer partly must `truncate` it.
+
+mod slab;
 
 use std::{
-    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
-    collections::BTreeMap,
     fmt,
     ops::{Deref, DerefMut, Range},
     ptr::NonNull,
@@ -20,12 +20,11 @@ use std::{
     },
 };
 
+use self::slab::{FreePieces, Piece};
 use crate::sync::Mutex;
 
-/// Alignment of every region, and the unit sizes are rounded up to.
+/// Alignment of every buffer, and the unit sizes are rounded up to.
 pub const BUF_ALIGN: usize = 4096;
-
-static NEXT_REGION: AtomicU64 = AtomicU64::new(1);
 
 static REGIONS_FREED: AtomicU64 = AtomicU64::new(0);
 
@@ -58,99 +57,35 @@ pub struct RegionHandle<'a> {
     pub life: &'a Arc<RegionLife>,
 }
 
-/// One allocation. Transports register regions by `id` once and keep them registered while they live.
-struct Memory {
-    id: u64,
-    start: NonNull<u8>,
-    layout: Layout,
-    life: Arc<RegionLife>,
-}
-
-// SAFETY: the memory is plain bytes; who may touch which part is settled by the views above it.
-unsafe impl Send for Memory {}
-// SAFETY: as for Send.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    fn allocate(capacity: usize) -> Self {
-        let layout = Layout::from_size_align(capacity, BUF_ALIGN)
-            .expect("capacities are far below isize::MAX");
-        // SAFETY: the layout has a size above zero: capacities are rounded up to BUF_ALIGN.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
-        Self {
-            id: NEXT_REGION.fetch_add(1, Ordering::Relaxed),
-            start,
-            layout,
-            life: Arc::new(RegionLife(())),
-        }
-    }
-
-    fn handle(&self) -> RegionHandle<'_> {
-        RegionHandle {
-            id: self.id,
-            start: self.start,
-            length: self.layout.size(),
-            life: &self.life,
-        }
-    }
-
-    fn capacity(&self) -> usize {
-        self.layout.size()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `allocate` with this layout and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) };
-    }
-}
-
 /// What views hold on to; gives the memory back to its pool when the last view is gone.
 struct Region {
-    memory: Option<Memory>,
+    piece: Option<Piece>,
     pool: Weak<PoolShared>,
 }
 
 impl Region {
-    fn memory(&self) -> &Memory {
-        self.memory.as_ref().expect("taken only in drop")
+    fn piece(&self) -> &Piece {
+        self.piece.as_ref().expect("taken only in drop")
+    }
+
+    fn start(&self, offset: usize) -> NonNull<u8> {
+        let piece = self.piece();
+        piece.slab.at(piece.offset + offset)
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        if let (Some(memory), Some(pool)) = (self.memory.take(), self.pool.upgrade()) {
-            pool.give_back(memory);
+        if let (Some(piece), Some(pool)) = (self.piece.take(), self.pool.upgrade()) {
+            let unused = pool.free.lock().give_back(piece, pool.free_bytes_max);
+            drop(unused);
         }
     }
 }
 
 struct PoolShared {
-    free: Mutex<FreeLists>,
+    free: Mutex<FreePieces>,
     free_bytes_max: usize,
-}
-
-#[derive(Default)]
-struct FreeLists {
-    by_capacity: BTreeMap<usize, Vec<Memory>>,
-    bytes: usize,
-}
-
-impl PoolShared {
-    fn give_back(&self, memory: Memory) {
-        let mut free = self.free.lock();
-        if free.bytes + memory.capacity() <= self.free_bytes_max {
-            free.bytes += memory.capacity();
-            free.by_capacity
-                .entry(memory.capacity())
-                .or_default()
-                .push(memory);
-        }
-    }
 }
 
 /// Where buffers come from and go back to.
@@ -174,21 +109,13 @@ impl BufPool {
         }))
     }
 
-    /// A buffer of `length` bytes with undefined (but initialized) content. The region behind it is the next power of
+    /// A buffer of `length` bytes with undefined (but initialized) content. The memory behind it is the next power of
     /// two.
     pub fn allocate(&self, length: usize) -> RegisteredBuf {
         let capacity = length.max(BUF_ALIGN).next_power_of_two();
-        let recycled = {
-            let mut free = self.0.free.lock();
-            let memory = free.by_capacity.get_mut(&capacity).and_then(Vec::pop);
-            if memory.is_some() {
-                free.bytes -= capacity;
-            }
-            memory
-        };
-        let memory = recycled.unwrap_or_else(|| Memory::allocate(capacity));
+        let recycled = self.0.free.lock().take(capacity);
         let region = Region {
-            memory: Some(memory),
+            piece: Some(recycled.unwrap_or_else(|| self.cut(capacity))),
             pool: Arc::downgrade(&self.0),
         };
         RegisteredBuf {
@@ -196,6 +123,17 @@ impl BufPool {
             offset: 0,
             length,
         }
+    }
+
+    /// A piece of a new slab; the others are free.
+    fn cut(&self, capacity: usize) -> Piece {
+        let (first, rest) = slab::cut(capacity, self.0.free_bytes_max);
+        let mut free = self.0.free.lock();
+        for piece in rest {
+            let unused = free.give_back(piece, usize::MAX);
+            debug_assert!(unused.is_none(), "nothing is too much");
+        }
+        first
     }
 
     /// A buffer of `length` zero bytes.
@@ -223,17 +161,17 @@ pub struct RegisteredBuf {
 impl RegisteredBuf {
     /// The region's id, the key of its registration with a transport.
     pub fn region_id(&self) -> u64 {
-        self.region.memory().id
+        self.region.piece().slab.id()
     }
 
     /// The whole region, for its registration.
     pub fn region(&self) -> RegionHandle<'_> {
-        self.region.memory().handle()
+        self.region.piece().slab.handle()
     }
 
     /// Where this view starts in its region.
     pub fn region_offset(&self) -> usize {
-        self.offset
+        self.region.piece().offset + self.offset
     }
 
     /// Takes the first `at` bytes off into a buffer of their own; `self` keeps the rest.
@@ -286,24 +224,14 @@ impl Deref for RegisteredBuf {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: the view lies inside the region, all of which was initialized, and no other view overlaps it.
-        unsafe {
-            slice::from_raw_parts(
-                self.region.memory().start.as_ptr().add(self.offset),
-                self.length,
-            )
-        }
+        unsafe { slice::from_raw_parts(self.region.start(self.offset).as_ptr(), self.length) }
     }
 }
 
 impl DerefMut for RegisteredBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for deref; `&mut self` and the uniqueness of views make the access exclusive.
-        unsafe {
-            slice::from_raw_parts_mut(
-                self.region.memory().start.as_ptr().add(self.offset),
-                self.length,
-            )
-        }
+        unsafe { slice::from_raw_parts_mut(self.region.start(self.offset).as_ptr(), self.length) }
     }
 }
 
@@ -324,17 +252,17 @@ pub struct SharedBuf {
 impl SharedBuf {
     /// The region's id, the key of its registration with a transport.
     pub fn region_id(&self) -> u64 {
-        self.region.memory().id
+        self.region.piece().slab.id()
     }
 
     /// The whole region, for its registration.
     pub fn region(&self) -> RegionHandle<'_> {
-        self.region.memory().handle()
+        self.region.piece().slab.handle()
     }
 
     /// Where this view starts in its region.
     pub fn region_offset(&self) -> usize {
-        self.offset
+        self.region.piece().offset + self.offset
     }
 
     /// A view of a part.
@@ -361,12 +289,7 @@ impl Deref for SharedBuf {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: the view lies inside the region and was frozen: nobody writes to it any more.
-        unsafe {
-            slice::from_raw_parts(
-                self.region.memory().start.as_ptr().add(self.offset),
-                self.length,
-            )
-        }
+        unsafe { slice::from_raw_parts(self.region.start(self.offset).as_ptr(), self.length) }
     }
 }
 
@@ -390,10 +313,39 @@ mod tests {
     fn memory_is_aligned_and_recycled() {
         let pool = BufPool::new(1 << 20);
         let buf = pool.allocate(5000);
-        let id = buf.region_id();
-        assert_eq!((buf.len(), buf.as_ptr() as usize % BUF_ALIGN), (5000, 0));
+        let (region, start) = (buf.region_id(), buf.as_ptr());
+        assert_eq!((buf.len(), start as usize % BUF_ALIGN), (5000, 0));
         drop(buf);
-        assert_eq!(pool.allocate(8000).region_id(), id);
+        let again = pool.allocate(8000);
+        assert_eq!((again.region_id(), again.as_ptr()), (region, start));
+        assert_eq!(
+            again.region_offset() + again.region().start.as_ptr() as usize,
+            start as usize
+        );
+    }
+
+    /// Buffers of one slab are apart from each other.
+    #[test]
+    fn pieces_of_a_slab_do_not_overlap() {
+        let pool = BufPool::new(64 << 20);
+        for length in [1, 4096, 65536, 1 << 20, 3 << 20] {
+            let mut bufs: Vec<_> = (0..40).map(|_| pool.allocate(length)).collect();
+            for (value, buf) in (0..).zip(&mut bufs) {
+                buf.fill(value);
+            }
+            for (value, buf) in (0..).zip(&bufs) {
+                assert!(buf.iter().all(|&byte| byte == value), "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_slab_is_aligned_to_huge_pages() {
+        let pool = BufPool::new(8 << 20);
+        let (first, second) = (pool.allocate(1 << 20), pool.allocate(1 << 20));
+        assert_eq!(first.region_id(), second.region_id());
+        assert_eq!(first.region().start.as_ptr() as usize % (2 << 20), 0);
+        assert_eq!(first.region().length, 2 << 20);
     }
 
     #[test]
@@ -401,6 +353,14 @@ mod tests {
         let pool = BufPool::new(8192);
         drop((pool.allocate(8192), pool.allocate(8192)));
         assert_eq!(pool.0.free.lock().bytes, 8192);
+        let pool = BufPool::new(1 << 20);
+        for length in [4096, 65536, 1 << 20] {
+            let freed = regions_freed();
+            let bufs: Vec<_> = (0..100).map(|_| pool.allocate(length)).collect();
+            drop(bufs);
+            assert!(pool.0.free.lock().bytes <= 1 << 20, "{length}");
+            assert!(length == 4096 || regions_freed() > freed, "{length}");
+        }
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub async fn a_cancelled_call_with_a_late_push_harms_nobody(subject: Subject) {
     let caller = caller();
     for _ in 0..2 {
         let buf = marked(&client, length as usize);
-        let region = buf.region_id();
+        let memory = buf.as_ptr().addr();
         let request = piece(0, 0, length, 9);
         let (bulk, deadline) = (Bulk::destination(buf), fixture.deadline());
         let call = client.call::<FillLate>(&address, &caller, &request, bulk, deadline);
@@ -153,8 +153,8 @@ pub async fn a_cancelled_call_with_a_late_push_harms_nobody(subject: Subject) {
         assert!(dropped.is_err(), "the call was given up before its reply");
         let recycled = marked(&client, length as usize);
         assert_eq!(
-            recycled.region_id(),
-            region,
+            recycled.as_ptr().addr(),
+            memory,
             "the buffer came back to its pool"
         );
         // Another call with that very buffer, while the push is on its way.

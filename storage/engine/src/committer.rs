@@ -2,7 +2,8 @@
 //! first the data of every group they touch, then one batch of the log, then everyone who waits is told (E4).
 //!
 //! Two tasks, so that the data of the next batch become durable while the log is written: `gather` takes the queue and
-//! syncs groups, `write` appends to the log.
+//! syncs groups, `write` appends to the log. A batch that waits for the log takes in what came meanwhile, as far as
+//! that needs no sync: fewer, larger writes.
 //!
 //! Changes that nobody waits for (commits, W6) go along with the next batch, or alone after a moment. With
 //! `SyncPolicy::OnFsync` nobody waits for anything and the batch is written when someone asks for it: data
@@ -23,7 +24,7 @@ use common::{
     sync::Mutex,
 };
 use futures::future::join_all;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use types::id::ChainId;
 
 use crate::{
@@ -122,13 +123,44 @@ struct Queue {
     never_released: Vec<Entry>,
 }
 
+impl Queue {
+    /// Moves items from the front to a batch, up to the first that is not wanted or not fitting.
+    fn take(&mut self, batch: &mut Batch, bytes_max: u64, wanted: impl Fn(&Item) -> bool) {
+        while batch.items.len() < BATCH_LENGTH_MAX
+            && let Some(item) = self.items.front()
+            && wanted(item)
+        {
+            let bytes = item.entry.as_ref().map_or(0, Entry::bytes);
+            if !batch.items.is_empty() && batch.bytes + bytes > bytes_max {
+                break;
+            }
+            batch.bytes += bytes;
+            batch.items.extend(self.items.pop_front());
+            self.bytes -= bytes;
+            self.under_way += 1;
+        }
+    }
+}
+
 struct Item {
     entry: Option<Entry>,
     waiting: Option<oneshot::Sender<Result<(), EngineError>>>,
 }
 
 /// A batch whose data are durable, or why they are not.
-type Gathered = (Vec<Item>, Result<(), EngineError>);
+struct Gathered {
+    batch: Batch,
+    synced: Result<(), EngineError>,
+    /// One batch at a time is written.
+    turn: OwnedSemaphorePermit,
+}
+
+/// Items taken from the queue, in its order.
+#[derive(Default)]
+struct Batch {
+    items: Vec<Item>,
+    bytes: u64,
+}
 
 /// The queue and the tasks that empty it. Dropping it ends the tasks without writing anything more.
 pub(crate) struct Committer {
@@ -229,7 +261,7 @@ impl Durability {
 }
 
 enum Step {
-    Write(Vec<Item>),
+    Write(Batch),
     WaitUntil(Instant),
     Wait,
     End,
@@ -286,21 +318,21 @@ impl Shared {
                 return Step::WaitUntil(due);
             }
         }
-        let mut bytes = 0;
-        let mut batch = Vec::new();
-        while batch.len() < BATCH_LENGTH_MAX
-            && let Some(item) = queue.items.front()
-        {
-            let more = item.entry.as_ref().map_or(0, Entry::bytes);
-            if !batch.is_empty() && bytes + more > self.batch_bytes_max {
-                break;
-            }
-            bytes += more;
-            batch.extend(queue.items.pop_front());
-        }
-        queue.bytes -= bytes;
-        queue.under_way += batch.len();
+        let mut batch = Batch::default();
+        queue.take(&mut batch, self.batch_bytes_max, |_| true);
         Step::Write(batch)
+    }
+
+    /// Adds what came meanwhile and needs no sync.
+    fn top_up(&self, batch: &mut Batch) {
+        let needs_no_sync = |item: &Item| {
+            item.entry
+                .as_ref()
+                .is_none_or(|entry| entry.dirty.is_none())
+        };
+        self.queue
+            .lock()
+            .take(batch, self.batch_bytes_max, needs_no_sync);
     }
 
     async fn sync_groups(&self, items: &[Item]) -> Result<(), EngineError> {
@@ -311,7 +343,12 @@ impl Shared {
         synced.into_iter().collect()
     }
 
-    async fn write(&self, (items, gathered): Gathered) {
+    async fn write(&self, gathered: Gathered) {
+        let Gathered {
+            batch: Batch { items, .. },
+            synced,
+            turn,
+        } = gathered;
         let count = items.len();
         let mut entries = Vec::with_capacity(count);
         let mut waiting = Vec::new();
@@ -319,11 +356,13 @@ impl Shared {
             entries.extend(item.entry);
             waiting.extend(item.waiting);
         }
-        let result = match gathered {
+        let result = match synced {
             Ok(()) if entries.is_empty() => self.health.check(),
             Ok(()) => self.append(&mut entries).await,
             Err(error) => Err(error),
         };
+        // The next batch takes in what has come, before those who are told now bring more.
+        drop(turn);
         if result.is_err() {
             self.slots.freeze();
             self.queue.lock().never_released.append(&mut entries);
@@ -370,11 +409,21 @@ impl Shared {
 
 /// Takes batches from the queue and makes their data durable.
 async fn gather(shared: Arc<Shared>, sender: mpsc::Sender<Gathered>) {
+    let turns = Arc::new(Semaphore::new(1));
     loop {
         match shared.next() {
-            Step::Write(items) => {
-                let synced = shared.sync_groups(&items).await;
-                if sender.send((items, synced)).await.is_err() {
+            Step::Write(mut batch) => {
+                let synced = shared.sync_groups(&batch.items).await;
+                let Ok(turn) = turns.clone().acquire_owned().await else {
+                    return;
+                };
+                shared.top_up(&mut batch);
+                let gathered = Gathered {
+                    batch,
+                    synced,
+                    turn,
+                };
+                if sender.send(gathered).await.is_err() {
                     return;
                 }
             }

@@ -1,9 +1,13 @@
 //! fio, the measure: what the disk gives to a program that does nothing but I/O.
 //!
-//! It works on one file, written in full before, so that it never pays for making space. That is the hardest
-//! opponent: the engine makes files, and says only what is durable.
+//! It writes to a file that was written in full before, or, where the engine makes new files too, to a new one. It
+//! reads what the engine reads: how fast a virtual disk is may depend on where a file lies.
 
-use std::{fs, io, path::PathBuf, process::Stdio};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use serde_json::Value;
 use tokio::process::Command;
@@ -30,6 +34,16 @@ pub(crate) struct Job {
     pub(crate) depth: u32,
     /// An fdatasync after so many writes; 0: never, so nothing is durable.
     pub(crate) sync_every: u32,
+}
+
+/// Where it works.
+pub(crate) enum Place {
+    /// On a file that was written in full.
+    Prepared,
+    /// On a new file, for which space was set aside (fallocate(2)), once from start to end.
+    New,
+    /// It reads these files.
+    Of(Vec<PathBuf>),
 }
 
 /// What it got.
@@ -64,24 +78,36 @@ impl Fio {
             depth: 16,
             sync_every: 0,
         };
-        self.start(job, &["--end_fsync=1".to_owned()]).await?;
+        self.start(job, &[&self.file], &["--end_fsync=1".to_owned()])
+            .await?;
         Ok(())
     }
 
     /// Gives the space of the file back.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove(&self.file)
     }
 
-    pub(crate) async fn run(&self, job: Job) -> Result<Raw, Failure> {
+    pub(crate) async fn run(&self, job: Job, place: &Place) -> Result<Raw, Failure> {
         let time = [
             "--time_based".to_owned(),
             format!("--runtime={}", self.seconds),
         ];
-        let report = self.start(job, &time).await?;
+        let report = match place {
+            Place::Prepared => self.start(job, &[&self.file], &time).await?,
+            Place::Of(files) => {
+                let files: Vec<&PathBuf> = files.iter().collect();
+                self.start(job, &files, &time).await?
+            }
+            Place::New => {
+                let file = self.file.with_extension("new");
+                remove(&file)?;
+                let new = ["--fallocate=native".to_owned()];
+                let report = self.start(job, &[&file], &new).await;
+                remove(&file)?;
+                report?
+            }
+        };
         let report = report.pointer("/jobs/0");
         let number = |path: &str| report.and_then(|report| report.pointer(path)?.as_f64());
         let side = if job.kind.ends_with("read") {
@@ -99,11 +125,15 @@ impl Fio {
         raw.ok_or_else(|| "the report of fio is not as expected".into())
     }
 
-    async fn start(&self, job: Job, more: &[String]) -> Result<Value, Failure> {
+    async fn start(&self, job: Job, files: &[&PathBuf], more: &[String]) -> Result<Value, Failure> {
+        let files: Vec<String> = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
         let mut command = Command::new("fio");
         command
             .arg("--name=raw")
-            .arg(format!("--filename={}", self.file.display()))
+            .arg(format!("--filename={}", files.join(":")))
             .arg(format!("--size={}", self.size))
             .arg(format!("--rw={}", job.kind))
             .arg(format!("--bs={}", job.block_bytes))
@@ -128,5 +158,12 @@ impl Fio {
         // Warnings may come before the report.
         let report = stdout.find('{').map_or("", |start| &stdout[start..]);
         Ok(serde_json::from_str(report)?)
+    }
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

@@ -2,11 +2,11 @@
 
 use std::{fs, io, path::PathBuf, time::Duration};
 
-use engine::{Engine, EngineConfig};
+use engine::{Engine, EngineConfig, SizeClass};
 
 use super::{
     Bench, CHUNK_BYTES, Failure, SMALL_BYTES,
-    fio::{Job, Raw},
+    fio::{Job, Place, Raw},
     load::{self, Creator, Done, Overwriter, Random, Reader},
     process,
     table::{Goal, Row, Unit},
@@ -54,8 +54,8 @@ async fn remove(bench: &Bench, dir: PathBuf) -> io::Result<()> {
     }
 }
 
-async fn raw(bench: &Bench, job: Job) -> Result<Raw, Failure> {
-    let raw = bench.fio.run(job).await?;
+async fn raw(bench: &Bench, job: Job, place: &Place) -> Result<Raw, Failure> {
+    let raw = bench.fio.run(job, place).await?;
     settle(bench).await?;
     Ok(raw)
 }
@@ -95,22 +95,46 @@ pub(crate) async fn reads(bench: &Bench) -> Result<Vec<Row>, Failure> {
         .goal(Goal::Ratio(0.85));
     let mut cpu = Row::new("read_4k_cpu", "  processor time of one", Unit::Microseconds)
         .goal(Goal::AtMost(12.0));
+    let place = Place::Of(group_files(bench)?);
     for round in 1..=bench.options.rounds {
         bench.progress(&format!("1 MiB reads, round {round}"));
-        let (done, _) = read(bench, CHUNK_BYTES, LARGE_DEPTH).await?;
-        let job = job("randread", CHUNK_BYTES, LARGE_DEPTH, 0);
-        let raw = raw(bench, job).await?;
+        let what = (CHUNK_BYTES, LARGE_DEPTH);
+        let ((done, _), raw) = read_in_turn(bench, what, &place, round).await?;
         large.add(done.per_second(), Some(raw.operations_per_second));
     }
     for round in 1..=bench.options.rounds {
         bench.progress(&format!("4 KiB reads, round {round}"));
-        let (done, microseconds) = read(bench, SMALL_BYTES, SMALL_DEPTH).await?;
-        let job = job("randread", SMALL_BYTES, SMALL_DEPTH, 0);
-        let raw = raw(bench, job).await?;
+        let what = (SMALL_BYTES, SMALL_DEPTH);
+        let ((done, microseconds), raw) = read_in_turn(bench, what, &place, round).await?;
         small.add(done.per_second(), Some(raw.operations_per_second));
         cpu.add(microseconds, Some(raw.cpu_microseconds));
     }
     Ok(vec![large, small, cpu])
+}
+
+/// The files with the chunks of the data set.
+fn group_files(bench: &Bench) -> Result<Vec<PathBuf>, Failure> {
+    let class = SizeClass::holding(CHUNK_BYTES).ok_or("no slot holds a chunk")?;
+    let dir = disk(bench).join("groups").join(class.to_string());
+    let files = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+    Ok(files.collect::<io::Result<_>>()?)
+}
+
+/// The engine and fio. Who begins changes from round to round: below a virtual disk is a cache, and who comes second
+/// may find in it what the first has read.
+async fn read_in_turn(
+    bench: &Bench,
+    (length, depth): (u32, u32),
+    place: &Place,
+    round: u32,
+) -> Result<((Done, f64), Raw), Failure> {
+    let job = job("randread", length, depth, 0);
+    if round.is_multiple_of(2) {
+        let raw = raw(bench, job, place).await?;
+        return Ok((read(bench, length, depth).await?, raw));
+    }
+    let done = read(bench, length, depth).await?;
+    Ok((done, raw(bench, job, place).await?))
 }
 
 /// Also returns processor microseconds of one read.
@@ -134,16 +158,18 @@ async fn read(bench: &Bench, length: u32, depth: u32) -> Result<(Done, f64), Fai
 
 /// The two ways in which fio writes: fdatasync is what the engine's promise is worth.
 struct Writes {
+    place: Place,
     plain: Row,
     durable: Row,
 }
 
 impl Writes {
-    fn new([plain, durable]: [&'static str; 2], title: &str) -> Self {
+    fn new(place: Place, [plain, durable]: [&'static str; 2], title: &str) -> Self {
         let unit = Unit::Bytes { each: CHUNK_BYTES };
         let row = |key, title: &str| Row::new(key, title, unit).goal(Goal::Ratio(0.9));
         let against = "  against fio with fdatasync=16";
         Self {
+            place,
             plain: row(plain, title),
             durable: row(durable, against),
         }
@@ -151,7 +177,8 @@ impl Writes {
 
     async fn add(&mut self, bench: &Bench, done: Done) -> Result<(), Failure> {
         for (row, sync_every) in [(&mut self.plain, 0), (&mut self.durable, LARGE_DEPTH)] {
-            let raw = raw(bench, job("write", CHUNK_BYTES, LARGE_DEPTH, sync_every)).await?;
+            let job = job("write", CHUNK_BYTES, LARGE_DEPTH, sync_every);
+            let raw = raw(bench, job, &self.place).await?;
             row.add(done.per_second(), Some(raw.operations_per_second));
         }
         Ok(())
@@ -165,6 +192,7 @@ impl Writes {
 /// New chunks on a new disk, as often as it takes to fill the time: so they need no more space than the data set.
 pub(crate) async fn new_chunks(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let mut writes = Writes::new(
+        Place::New,
         ["write_new_1m", "write_new_1m_fdatasync"],
         "1 MiB new chunks, depth 16",
     );
@@ -189,6 +217,7 @@ pub(crate) async fn new_chunks(bench: &Bench) -> Result<Vec<Row>, Failure> {
 
 pub(crate) async fn replacements(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let mut writes = Writes::new(
+        Place::Prepared,
         ["write_replace_1m", "write_replace_1m_fdatasync"],
         "1 MiB chunks written anew, depth 16",
     );
@@ -235,7 +264,8 @@ pub(crate) async fn overwrites(bench: &Bench) -> Result<Vec<Row>, Failure> {
         let elapsed = bench.env.now() - start;
         let written = process::written_bytes()? - before;
         let job = job("randwrite", SMALL_BYTES, SMALL_DEPTH, SMALL_DEPTH);
-        let raw = raw(bench, job).await?.operations_per_second;
+        let raw = raw(bench, job, &Place::Prepared).await?;
+        let raw = raw.operations_per_second;
         let until_closed = Done { elapsed, ..done };
         rate.add(done.per_second(), Some(raw));
         closed.add(until_closed.per_second(), Some(raw));
