@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::group::{GroupId, Position, SLOTS_PER_GROUP, SizeClass, SlotIndex};
 
+const HALF: u16 = SLOTS_PER_GROUP / 2;
+
 /// The taken slots of one disk.
 #[derive(Debug, Default)]
 pub(crate) struct Allocator {
@@ -56,11 +58,13 @@ impl Group {
     }
 }
 
-/// What became of giving a slot back.
+/// What became of a group by giving a slot back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Released {
-    GroupInUse,
-    GroupEmpty,
+    InUse,
+    /// Half of its slots have just become free.
+    HalfEmpty,
+    Empty,
 }
 
 impl Allocator {
@@ -135,10 +139,10 @@ impl Allocator {
         entry.taken_count -= 1;
         by_free.insert((entry.free_count(), group.number));
         self.used_bytes -= u64::from(group.class.slot_bytes());
-        if entry.taken_count == 0 {
-            Released::GroupEmpty
-        } else {
-            Released::GroupInUse
+        match entry.taken_count {
+            0 => Released::Empty,
+            HALF => Released::HalfEmpty,
+            _ => Released::InUse,
         }
     }
 
@@ -168,6 +172,46 @@ impl Allocator {
         if let Some(entry) = class.and_then(|class| class.groups.get_mut(&group.number)) {
             entry.durable_bytes = entry.durable_bytes.max(bytes);
         }
+    }
+
+    /// Groups of which at most half is taken, emptiest first, whose chunks fit into the free slots of the class's other
+    /// groups that are in use; each with the number of its taken slots.
+    ///
+    /// At least half of what is emptied becomes free space, so no more than one byte is copied for each byte given back.
+    pub(crate) fn worth_emptying(&self) -> Vec<(GroupId, u16)> {
+        let mut worth = Vec::new();
+        for (&class, entry) in &self.classes {
+            let in_use = entry.by_free.range(..(SLOTS_PER_GROUP, 0));
+            let mut free_elsewhere: u32 = in_use.clone().map(|&(free, _)| u32::from(free)).sum();
+            let mut moved: u32 = 0;
+            for &(free, number) in in_use.rev() {
+                let taken = SLOTS_PER_GROUP - free;
+                free_elsewhere -= u32::from(free);
+                moved += u32::from(taken);
+                if taken > HALF || moved > free_elsewhere {
+                    break;
+                }
+                worth.push((GroupId { class, number }, taken));
+            }
+        }
+        worth
+    }
+
+    /// Takes a slot in a group that is in use, and not one of these; `None` when there is none.
+    pub(crate) fn take_outside(
+        &mut self,
+        class: SizeClass,
+        groups: &BTreeSet<GroupId>,
+    ) -> Option<Position> {
+        let entry = self.classes.get(&class)?;
+        let mut in_use = entry.by_free.range(..(SLOTS_PER_GROUP, 0));
+        let group = in_use.find_map(|&(_, number)| {
+            let group = GroupId { class, number };
+            (!groups.contains(&group)).then_some(group)
+        })?;
+        let slot = entry.groups.get(&group.number)?.lowest_free()?;
+        let position = Position { group, slot };
+        self.take_at(position).then_some(position)
     }
 
     /// Forgets the empty groups, except one of each class, and names them.
@@ -292,11 +336,55 @@ mod tests {
         assert_eq!(allocator.used_bytes(), 3 << 24);
         let empties = taken
             .iter()
-            .filter(|&&position| allocator.release(position) == Released::GroupEmpty);
+            .filter(|&&position| allocator.release(position) == Released::Empty);
         assert_eq!(empties.count(), 3);
         assert_eq!(allocator.retire_empty().len(), 2);
         assert_eq!(allocator.retire_empty().len(), 0);
         assert_eq!(allocator.new_group(class()).number, 3);
+        healthy(&allocator);
+    }
+
+    #[test]
+    fn groups_are_worth_emptying_when_the_others_have_room() {
+        let group = |number| GroupId {
+            class: class(),
+            number,
+        };
+        let fill = |counts: &[u16]| {
+            let mut allocator = Allocator::default();
+            for (number, &count) in (0..).zip(counts) {
+                allocator.add_group(group(number), 0);
+                for slot in (0..=u8::MAX).take(count.into()).map(SlotIndex) {
+                    let group = group(number);
+                    assert!(allocator.take_at(Position { group, slot }));
+                }
+            }
+            allocator
+        };
+        let worth = |counts: &[u16]| -> Vec<u32> {
+            let worth = fill(counts).worth_emptying().into_iter();
+            worth.map(|(group, _)| group.number).collect()
+        };
+        // One group alone, full groups, and room only in an empty group.
+        for counts in [
+            &[3][..],
+            &[256, 256],
+            &[128, 0],
+            &[129, 129, 129],
+            &[256, 1],
+        ] {
+            assert_eq!(worth(counts), [] as [u32; 0], "{counts:?}");
+        }
+        assert_eq!(worth(&[128, 128]), [1]);
+        assert_eq!(worth(&[200, 57, 256]), [] as [u32; 0]);
+        assert_eq!(worth(&[200, 56, 256]), [1]);
+        assert_eq!(worth(&[60, 200, 50, 110, 0]), [2, 0]);
+        let mut allocator = fill(&[60, 200, 50, 110, 0]);
+        let leaving: BTreeSet<GroupId> = [group(2), group(0)].into();
+        for _ in 0..110 {
+            let position = allocator.take_outside(class(), &leaving).unwrap();
+            assert!([1, 3].contains(&position.group.number));
+        }
         healthy(&allocator);
     }
 

@@ -47,6 +47,7 @@ use crate::{
     checkpoint::Checkpointer,
     chunk_meta::{Record, RecordKey},
     committer::{Committer, Durability, Entry, Urgency, Value},
+    compact::Compaction,
     config::EngineConfig,
     device::{self, Device},
     error::{EngineError, OpenError},
@@ -170,6 +171,7 @@ pub(crate) struct Inner {
     pub(crate) wake: Arc<Notify>,
     /// Of the file system, for records.
     reserve_bytes: u64,
+    pub(crate) compaction: Compaction,
     maintenance: OnceLock<Maintenance>,
     /// Last: the directory stays locked until everything above is gone.
     dir: Option<DataDir>,
@@ -277,6 +279,7 @@ impl Engine {
             small_update_bytes: config.small_update_bytes,
             wake,
             reserve_bytes: opened.reserve_bytes,
+            compaction: Compaction::default(),
             maintenance: OnceLock::new(),
             dir,
         });

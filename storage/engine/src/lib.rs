@@ -21,6 +21,7 @@ mod checkpoint;
 mod checksums;
 mod chunk_meta;
 mod committer;
+mod compact;
 mod config;
 pub mod device;
 mod engine;

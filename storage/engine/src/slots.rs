@@ -7,6 +7,7 @@
 //! that every version of the slot has in the log (`fold`). So nothing that is read is ever overwritten.
 
 use std::{
+    collections::BTreeSet,
     fmt, io,
     sync::{
         Arc,
@@ -98,7 +99,7 @@ impl Drop for Slot {
             .lock()
             .allocator
             .release(self.position);
-        if released == Released::GroupEmpty {
+        if released != Released::InUse {
             self.pool.0.emptied.notify_one();
         }
     }
@@ -141,7 +142,7 @@ struct Shared {
     allocation: Mutex<Allocation>,
     /// Held while groups are made or grown.
     growth: tokio::sync::Mutex<()>,
-    /// Told when a group has become empty.
+    /// Told when a group has become empty, or empty enough to be emptied.
     emptied: Arc<Notify>,
 }
 
@@ -241,6 +242,33 @@ impl SlotPool {
             created.map_err(|error| self.failed(class, "make a group", &error))?;
             self.0.allocation.lock().allocator.add_group(group, 0);
         }
+    }
+
+    /// Groups to be emptied (`compact`), with the number of their taken slots.
+    pub(crate) fn worth_emptying(&self) -> Vec<(GroupId, u16)> {
+        let allocation = self.0.allocation.lock();
+        if allocation.frozen {
+            return Vec::new();
+        }
+        allocation.allocator.worth_emptying()
+    }
+
+    /// Takes a free slot of a group that is in use, and not one of these.
+    pub(crate) async fn take_outside(
+        &self,
+        class: SizeClass,
+        groups: &BTreeSet<GroupId>,
+    ) -> Result<Option<Arc<Slot>>, EngineError> {
+        let taken = {
+            let mut allocation = self.0.allocation.lock();
+            allocation.allocator.take_outside(class, groups)
+        };
+        let Some(position) = taken else {
+            return Ok(None);
+        };
+        let slot = self.slot(position, 0);
+        self.grow(position).await?;
+        Ok(Some(slot))
     }
 
     fn try_take(
@@ -372,7 +400,7 @@ impl SlotPool {
     /// under way, and how many groups there are.
     pub(crate) fn check(
         &self,
-        referenced: &std::collections::BTreeSet<Position>,
+        referenced: &BTreeSet<Position>,
         problems: &mut Vec<String>,
     ) -> (u64, u64) {
         let allocation = self.0.allocation.lock();

@@ -36,6 +36,8 @@ pub(crate) enum Step {
     Discard,
     Drop,
     Sync,
+    /// Moves what is committed to another slot.
+    Relocate,
     /// Lets time pass, in milliseconds, so that what the engine does in the background is done.
     Pause(u64),
 }
@@ -67,6 +69,8 @@ pub(crate) fn scripts() -> Vec<Script> {
                 replacements(),
             ],
         ),
+        script("moved", vec![moved()]),
+        script("moved_side_by_side", vec![moved(), appends(), moved()]),
         script("one_block_over_and_over", vec![one_block(), one_block()]),
     ]
 }
@@ -181,6 +185,39 @@ fn pending_versions() -> Vec<Step> {
     steps
 }
 
+fn moved() -> Vec<Step> {
+    let mut steps = committed([Step::Replace(3 * BLOCK + 5), Step::Relocate]);
+    steps.extend(committed([
+        Step::Write(SMALL, SMALL),
+        Step::Relocate,
+        Step::Append(BLOCK),
+        Step::Relocate,
+        Step::Append(70_000),
+    ]));
+    steps.extend([
+        Step::Relocate,
+        Step::Relocate,
+        Step::Write(10, 20),
+        // Something is pending: nothing happens.
+        Step::Relocate,
+        Step::Discard,
+        Step::Relocate,
+        Step::Sync,
+        Step::Relocate,
+        Step::Write(0, SMALL),
+        Step::Commit,
+        Step::Pause(500),
+        Step::Relocate,
+        Step::Truncate(BLOCK + 3),
+        Step::Commit,
+        Step::Relocate,
+        Step::Remove,
+        Step::Commit,
+        Step::Relocate,
+    ]);
+    steps
+}
+
 fn one_block() -> Vec<Step> {
     let writes = (0..16).map(|at| Step::Write(at % 3 * 100, SMALL - 300));
     let mut steps = committed([Step::Append(2 * BLOCK)]);
@@ -229,7 +266,26 @@ pub(crate) async fn live(env: &Env, engine: &Engine, history: &History) -> Engin
             }
         }
     });
-    futures::future::select_all(workers.map(Box::pin)).await.0
+    let work = futures::future::select_all(workers.map(Box::pin));
+    let work = std::pin::pin!(work);
+    let moves = std::pin::pin!(move_about(env, engine));
+    match futures::future::select(work, moves).await {
+        futures::future::Either::Left(((error, ..), _)) => error,
+        futures::future::Either::Right((error, _)) => error,
+    }
+}
+
+/// Moves chunks to other slots while others work on them, without an end but an error.
+async fn move_about(env: &Env, engine: &Engine) -> EngineError {
+    loop {
+        let pause = Duration::from_millis(env.random_below(40));
+        env.sleep(pause).await;
+        let index = env.random_below(u64::from(CHUNKS)) as u32;
+        match engine.relocate(key(index)).await {
+            Err(error) if !is_refusal(&error) => return error,
+            _ => {}
+        }
+    }
 }
 
 /// Whether an error says that nothing has changed and the disk goes on.
@@ -264,6 +320,7 @@ impl Worker<'_> {
             Step::Discard => return self.discard().await,
             Step::Drop => return self.drop_chunk().await,
             Step::Sync => return self.sync().await,
+            Step::Relocate => return self.relocate().await,
             Step::Pause(milliseconds) => {
                 self.env.sleep(Duration::from_millis(milliseconds)).await;
                 return Ok(());
@@ -324,6 +381,12 @@ impl Worker<'_> {
         // Nobody waits for it: until it is durable the version may be found pending as well.
         self.history.answer_without_promise(self.index);
         Ok(())
+    }
+
+    /// Changes nothing that anyone could see.
+    async fn relocate(&self) -> Ended {
+        let moved = self.engine.relocate(key(self.index)).await;
+        moved.map(drop)
     }
 
     async fn discard(&self) -> Ended {

@@ -1,4 +1,4 @@
-//! What an engine does in the background: checkpoints, folding, giving empty groups back, files for the log to come.
+//! What an engine does in the background: checkpoints, folding, compaction, giving empty groups back, files for the log to come.
 //!
 //! One task, so that none of these meets another. It looks when it is told to, and ends with the engine.
 
@@ -108,6 +108,10 @@ impl Inner {
                 }
                 self.env.sleep(REST).await;
             }
+        }
+        if !stopping.load(Ordering::Relaxed) && self.compact().await?.more {
+            // The rest after another look at what cannot wait.
+            self.wake.notify_one();
         }
         self.slots.give_back_empty().await;
         Ok(())

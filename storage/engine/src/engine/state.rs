@@ -103,16 +103,24 @@ impl State {
 
     /// The chunk behind `after` in the order of keys, or the first one. Targets that are being removed do not count.
     pub(crate) fn after(&self, after: Option<ChunkKey>) -> Option<(ChunkKey, &Record)> {
+        let mut chunks = self.all_after(after);
+        chunks.find(|(key, _)| !self.targets[&key.target].removing)
+    }
+
+    /// The chunks behind `after` in the order of keys, or all.
+    pub(crate) fn all_after(
+        &self,
+        after: Option<ChunkKey>,
+    ) -> impl Iterator<Item = (ChunkKey, &Record)> {
         let from = after.map_or(TargetId(0), |after| after.target);
         let targets = self.targets.range(from..);
-        let mut targets = targets.filter(|(_, state)| !state.removing);
-        targets.find_map(|(&target, state)| {
+        targets.flat_map(move |(&target, state)| {
             let start = match after {
                 Some(after) if after.target == target => Bound::Excluded(after.chunk),
                 _ => Bound::Unbounded,
             };
-            let (&chunk, record) = state.chunks.range((start, Bound::Unbounded)).next()?;
-            Some((ChunkKey { target, chunk }, record))
+            let chunks = state.chunks.range((start, Bound::Unbounded));
+            chunks.map(move |(&chunk, record)| (ChunkKey { target, chunk }, record))
         })
     }
 

@@ -139,25 +139,52 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Moves the committed bytes of a chunk to another slot, as compaction does by itself; false when there are none, something
+    /// is pending, or there is no slot. It is durable soon, or with the next `sync`.
+    ///
+    /// # Errors
+    /// `ChunkCorrupt` and `ReadFailed` when the bytes cannot be read, `UnknownTarget`, `Failed`.
+    pub async fn relocate(&self, key: ChunkKey) -> Result<bool, EngineError> {
+        self.inner.health.check()?;
+        self.inner.relocate_one(key).await
+    }
+}
+
 impl Inner {
     async fn update(&self, request: UpdateRequest) -> Result<Updated, EngineError> {
         self.log_room().await?;
+        loop {
+            if let Some(updated) = self.try_update(&request).await? {
+                return Ok(updated);
+            }
+            // The chunk was moved to another slot meanwhile, which happens to a chunk now and then.
+        }
+    }
+
+    /// `None` when the chunk was moved to another slot meanwhile.
+    async fn try_update(&self, request: &UpdateRequest) -> Result<Option<Updated>, EngineError> {
         let base = self.committed(request.key)?;
-        let shape = Shape::of(base.as_ref().map(|base| &base.head), &request)?;
-        let mut written = self.write(&request, base.as_ref(), &shape).await;
+        let shape = Shape::of(base.as_ref().map(|base| &base.head), request)?;
+        let mut written = self.write(request, base.as_ref(), &shape).await;
         if matches!(written, Err(EngineError::NoSpace { .. })) && !self.committer.is_idle() {
             // Slots become free once what replaced them is durable.
             self.committer.flush().wait(&self.health).await?;
-            written = self.write(&request, base.as_ref(), &shape).await;
+            written = self.write(request, base.as_ref(), &shape).await;
         }
-        let written = written?;
+        let Some(written) = written? else {
+            return Ok(None);
+        };
         let updated = Updated {
             length: shape.length,
             checksum: written.checksum,
         };
-        let durability = self.publish(&request, base.as_ref(), &shape, written)?;
+        let published = self.publish(request, base.as_ref(), &shape, written)?;
+        let Some(durability) = published else {
+            return Ok(None);
+        };
         durability.wait(&self.health).await?;
-        Ok(updated)
+        Ok(Some(updated))
     }
 
     fn committed(&self, key: ChunkKey) -> Result<Option<Arc<Version>>, EngineError> {
@@ -166,35 +193,44 @@ impl Inner {
         Ok(record.and_then(|record| record.committed.clone()))
     }
 
+    /// `None` when the chunk was moved to another slot meanwhile.
     async fn write(
         &self,
         request: &UpdateRequest,
         base: Option<&Arc<Version>>,
         shape: &Shape,
-    ) -> Result<Written, EngineError> {
+    ) -> Result<Option<Written>, EngineError> {
         let existing = base.filter(|base| base.content.is_some());
         let source = match existing {
             None => None,
             Some(version) => match self.source(request.key, version).await? {
                 Some(source) => Some((version.head.checksum, source)),
-                // It was replaced, and the replacement is in the store already.
-                None => return Err(mismatch(request.key, request.update_version, None)),
+                // It was replaced or moved, and that is in the store already.
+                None => {
+                    let current = self.committed(request.key)?;
+                    let moved = current.is_some_and(|current| {
+                        current.head == version.head && !Arc::ptr_eq(&current, version)
+                    });
+                    let mismatch = || mismatch(request.key, request.update_version, None);
+                    return if moved { Ok(None) } else { Err(mismatch()) };
+                }
             },
         };
         let base = source.as_ref().map(|(checksum, source)| Base {
             checksum: *checksum,
             source,
         });
-        self.write_content(request, base, shape).await
+        self.write_content(request, base, shape).await.map(Some)
     }
 
+    /// `None` when the chunk was moved to another slot meanwhile.
     fn publish(
         &self,
         request: &UpdateRequest,
         base: Option<&Arc<Version>>,
         shape: &Shape,
         written: Written,
-    ) -> Result<Durability, EngineError> {
+    ) -> Result<Option<Durability>, EngineError> {
         let key = request.key;
         let head = StoredHead {
             version: request.update_version,
@@ -221,8 +257,10 @@ impl Inner {
         let mut state = self.state.lock();
         let current = state.target(key.target)?.chunks.get(&key.chunk);
         let committed = current.and_then(|record| record.committed.clone());
-        if !is_same(committed.as_deref(), base.map(|base| &**base)) {
-            return Err(mismatch(key, request.update_version, current));
+        match Applies::of(committed.as_deref(), base.map(|base| &**base)) {
+            Applies::Yes => {}
+            Applies::ToMoved => return Ok(None),
+            Applies::No => return Err(mismatch(key, request.update_version, current)),
         }
         let record = Record {
             committed,
@@ -234,22 +272,41 @@ impl Inner {
             payload: written.payload,
             dirty,
         };
-        Ok(self.install(&mut state, key, change, Urgency::Awaited))
+        Ok(Some(self.install(
+            &mut state,
+            key,
+            change,
+            Urgency::Awaited,
+        )))
     }
 }
 
-/// Whether an update of one may be applied to the other: they are the same version in the same slot. Blocks may have been
-/// folded from the log into the slot meanwhile, which changes no byte.
-fn is_same(committed: Option<&Version>, base: Option<&Version>) -> bool {
-    fn place(version: &Version) -> Option<*const crate::slots::Slot> {
-        Some(Arc::as_ptr(&version.content.as_ref()?.slot))
-    }
-    match (committed, base) {
-        (None, None) => true,
-        (Some(committed), Some(base)) => {
-            committed.head == base.head && place(committed) == place(base)
+/// Whether an update that was made for one version may be applied to the committed one.
+enum Applies {
+    /// They are the same version in the same slot. Blocks may have been folded from the log into the slot meanwhile,
+    /// which changes no byte.
+    Yes,
+    /// The same version, moved to another slot.
+    ToMoved,
+    No,
+}
+
+impl Applies {
+    fn of(committed: Option<&Version>, base: Option<&Version>) -> Self {
+        fn place(version: &Version) -> Option<*const crate::slots::Slot> {
+            Some(Arc::as_ptr(&version.content.as_ref()?.slot))
         }
-        _ => false,
+        match (committed, base) {
+            (None, None) => Self::Yes,
+            (Some(committed), Some(base)) if committed.head == base.head => {
+                if place(committed) == place(base) {
+                    Self::Yes
+                } else {
+                    Self::ToMoved
+                }
+            }
+            _ => Self::No,
+        }
     }
 }
 
