@@ -2,7 +2,9 @@
 //!
 //! A pull hands over the caller's buffer itself; a push copies into the destination, which lives in a slot that
 //! the caller empties when it stops waiting, so a late push finds nothing to write to.
-//! A later simulation puts its delays and losses into `MemConnection::call`, the one place every request passes.
+//! What goes wrong on the way is decided in `MemConnection::call`, the one place every request passes (`faults`).
+
+mod faults;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -10,13 +12,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use common::{
     buf::{RegisteredBuf, SharedBuf},
-    env::Env,
+    env::{Env, Instant},
     shutdown::{Shutdown, ShutdownSignal},
     sync::Mutex,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use types::status::{Status, StatusCode};
 
+pub use self::faults::LinkFaults;
+use self::faults::{Fate, Faults, Leg};
 use crate::{
     config::NetConfig,
     endpoint::{ServeError, Server},
@@ -27,13 +31,23 @@ use crate::{
     },
 };
 
-/// The names at which endpoints of this process listen. One for each simulated network.
+/// The names at which endpoints of this process listen. One for each simulated network; clones are the same one.
 #[derive(Clone, Default)]
-pub struct MemNetwork(Arc<Mutex<BTreeMap<String, Arc<Listener>>>>);
+pub struct MemNetwork {
+    shared: Arc<Shared>,
+    /// Where calls come from that are made through this.
+    host: Arc<str>,
+}
+
+#[derive(Default)]
+struct Shared {
+    names: Mutex<BTreeMap<String, Arc<Listener>>>,
+    faults: Mutex<Faults>,
+}
 
 impl fmt::Debug for MemNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.0.lock();
+        let names = self.shared.names.lock();
         f.debug_list().entries(names.keys()).finish()
     }
 }
@@ -52,18 +66,44 @@ impl MemNetwork {
         Self::default()
     }
 
+    /// The same network as this host sees it. A host is named as it listens, or in any other way if it does not.
+    #[must_use]
+    pub fn at(&self, host: &str) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            host: host.into(),
+        }
+    }
+
+    /// What goes wrong between any two hosts from now on.
+    pub fn set_faults(&self, faults: LinkFaults) {
+        self.shared.faults.lock().links = faults;
+    }
+
+    /// Nothing gets from one host to the other any more; in the other direction it does.
+    pub fn cut(&self, from: &str, to: &str) {
+        let link = (from.to_owned(), to.to_owned());
+        self.shared.faults.lock().cut.insert(link);
+    }
+
+    /// Ends all cuts.
+    pub fn join(&self) {
+        self.shared.faults.lock().cut.clear();
+    }
+
     pub(crate) fn connect(
         &self,
         env: &Env,
         config: &Arc<NetConfig>,
         name: &str,
     ) -> Result<Arc<dyn Connection>, Status> {
-        let Some(listener) = self.0.lock().get(name).cloned() else {
+        let Some(listener) = self.shared.names.lock().get(name).cloned() else {
             return Err(unreachable(format!("nobody listens at mem://{name}")));
         };
         Ok(Arc::new(MemConnection {
             env: env.clone(),
             config: config.clone(),
+            network: self.clone(),
             name: name.to_owned(),
             stopping: listener.stopping.signal(),
             closed: listener.closed.signal(),
@@ -87,7 +127,7 @@ impl MemNetwork {
             closed: Shutdown::new(),
         });
         {
-            let mut names = self.0.lock();
+            let mut names = self.shared.names.lock();
             if names.contains_key(name) {
                 return Err(ServeError::AddressInUse { address });
             }
@@ -95,7 +135,7 @@ impl MemNetwork {
         }
         let kill = Shutdown::new();
         let keep = kill.clone();
-        let (names, name) = (self.0.clone(), name.to_owned());
+        let (shared, name) = (self.shared.clone(), name.to_owned());
         let (drain, all) = (config.drain_ms_max, config.outstanding_max);
         let timer = env.clone();
         let task = env.spawn("mem-server", async move {
@@ -106,7 +146,7 @@ impl MemNetwork {
                 () = killed.wait() => {}
             }
             listener.stopping.trigger();
-            names.lock().remove(&name);
+            shared.names.lock().remove(&name);
             let drained = timer.timeout(
                 std::time::Duration::from_millis(drain),
                 listener.outstanding.acquire_many(all),
@@ -124,6 +164,8 @@ impl MemNetwork {
 struct MemConnection {
     env: Env,
     config: Arc<NetConfig>,
+    /// As the caller sees it.
+    network: MemNetwork,
     name: String,
     listener: Arc<Listener>,
     stopping: ShutdownSignal,
@@ -155,33 +197,35 @@ impl Connection for MemConnection {
         let lengths: Vec<usize> = lengths.collect();
         let slot: Slot = Arc::new(Mutex::new(Some(request.bulk.destinations)));
         let guard = SlotGuard(slot.clone());
-        let (sender, receiver) = oneshot::channel();
         let sources = request.bulk.sources;
         let checked = check_limits(&self.config, &request.body, &sources, &lengths);
+        let letter = Letter {
+            service: request.service,
+            method: request.method,
+            method_version: request.method_version,
+            deadline,
+            body: Bytes::from(request.body),
+            sources,
+            lengths,
+            slot,
+        };
         let exchange = async {
             checked?;
-            let permit = self.listener.outstanding.clone().acquire_owned().await;
-            let permit = permit.map_err(|_| self.gone())?;
-            self.listener.dispatch.accept(Arrived {
-                service: request.service,
-                method: request.method,
-                method_version: request.method_version,
-                deadline,
-                peer: "mem".into(),
-                body: Bytes::from(request.body),
-                bulk: Box::new(MemBulk {
-                    sources,
-                    lengths,
-                    slot,
-                }),
-                reply_to: Box::new(MemReply {
-                    sender,
-                    config: self.config.clone(),
-                    _outstanding: permit,
-                }),
-                admission: Box::new(()),
-            });
-            receiver.await.map_err(|_| self.gone())?
+            match self.travel(Leg::Request).await {
+                Fate::Arrives => {}
+                Fate::ArrivesTwice => {
+                    // Nobody waits for what the second one is told.
+                    drop(self.deliver(&letter).await?);
+                }
+                Fate::Lost => std::future::pending().await,
+                Fate::Reset => return Err(self.gone()),
+            }
+            let replied = self.deliver(&letter).await?.await;
+            match self.travel(Leg::Reply).await {
+                Fate::Arrives | Fate::ArrivesTwice => replied.map_err(|_| self.gone())?,
+                Fate::Lost => std::future::pending().await,
+                Fate::Reset => Err(self.gone()),
+            }
         };
         let mut closed = self.closed.clone();
         let result = tokio::select! {
@@ -206,7 +250,63 @@ impl Connection for MemConnection {
     }
 }
 
+/// A request on its way.
+struct Letter {
+    service: u16,
+    method: u16,
+    method_version: u16,
+    deadline: Instant,
+    body: Bytes,
+    sources: Vec<SharedBuf>,
+    lengths: Vec<usize>,
+    slot: Slot,
+}
+
 impl MemConnection {
+    /// Hands a request to the server; its reply comes later.
+    async fn deliver(
+        &self,
+        letter: &Letter,
+    ) -> Result<oneshot::Receiver<Result<Vec<u8>, Status>>, Status> {
+        let permit = self.listener.outstanding.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| self.gone())?;
+        let (sender, receiver) = oneshot::channel();
+        self.listener.dispatch.accept(Arrived {
+            service: letter.service,
+            method: letter.method,
+            method_version: letter.method_version,
+            deadline: letter.deadline,
+            peer: "mem".into(),
+            body: letter.body.clone(),
+            bulk: Box::new(MemBulk {
+                sources: letter.sources.clone(),
+                lengths: letter.lengths.clone(),
+                slot: letter.slot.clone(),
+            }),
+            reply_to: Box::new(MemReply {
+                sender,
+                config: self.config.clone(),
+                _outstanding: permit,
+            }),
+            admission: Box::new(()),
+        });
+        Ok(receiver)
+    }
+
+    /// Waits as long as one way takes, and says how it ends.
+    async fn travel(&self, leg: Leg) -> Fate {
+        let (host, name) = (&*self.network.host, &*self.name);
+        let link = match leg {
+            Leg::Request => (host, name),
+            Leg::Reply => (name, host),
+        };
+        let (fate, delay) = self.network.shared.faults.lock().draw(&self.env, link, leg);
+        if !delay.is_zero() {
+            self.env.sleep(delay).await;
+        }
+        fate
+    }
+
     fn gone(&self) -> Status {
         unreachable(format!("mem://{} is gone", self.name))
     }
