@@ -446,8 +446,19 @@ pub(crate) fn encode_target(chain: ChainId) -> Vec<u8> {
     codec::encode(&StoredTarget { chain })
 }
 
+/// No disk lives to write so many batches; so none of the numbers that follow overflows.
+const LOG_NUMBER_MAX: u64 = 1 << 62;
+
 pub(crate) fn decode_log_start(bytes: &[u8]) -> Result<LogStart, DecodeError> {
     let stored: StoredLogStart = codec::decode(bytes)?;
+    if stored.segment.max(stored.batch) > LOG_NUMBER_MAX {
+        return Err(DecodeError::Body {
+            reason: format!(
+                "segment {} or batch {} is beyond reason",
+                stored.segment, stored.batch
+            ),
+        });
+    }
     Ok(LogStart {
         disk: stored.disk,
         segment: stored.segment,

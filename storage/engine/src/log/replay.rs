@@ -21,6 +21,9 @@ use crate::{
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
+/// More numbers than are ever given out in vain between two checkpoints: one at each opening.
+const SEGMENTS_SPARE: u64 = 1024;
+
 /// What was found in the log.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
@@ -53,7 +56,12 @@ pub(crate) async fn replay(
             continue;
         }
         let first = read(device, buffers, file, BLOCK as u64).await?;
-        if let Some((segment, _)) = batch::peek(&first, start.disk) {
+        // A header proves nothing. Segments that are news have numbers from the start on, one for each file; a number far
+        // beyond is damage, and nothing may be counted on from there.
+        let limit = start.segment + files.len() as u64 + SEGMENTS_SPARE;
+        if let Some((segment, _)) = batch::peek(&first, start.disk)
+            && segment <= limit
+        {
             replay.segments.insert(segment, file);
         }
     }
@@ -308,6 +316,22 @@ mod tests {
             disk.device.flip_bit(FileId::Log(0), byte);
         }
         assert_eq!(numbers(&disk.replay().await.unwrap()), [0, 1, 2]);
+    }
+
+    /// Found by fuzzing: the number after it overflowed.
+    #[tokio::test]
+    async fn a_damaged_header_with_the_last_number_is_no_segment() {
+        let disk = Disk::new();
+        disk.append(&disk.open().await, 5, 1).await;
+        let mut block = disk.buffers.allocate_zeroed(BLOCK);
+        block[..8].copy_from_slice(&START.disk.to_le_bytes());
+        block[8..24].fill(0xff);
+        let second = FileId::Log(1);
+        disk.device.write(second, 0, block.freeze()).await.unwrap();
+        let found = disk.replay().await.unwrap();
+        assert_eq!((numbers(&found), found.next_segment), (vec![5], 2));
+        disk.append(&disk.open().await, 6, 1).await;
+        assert_eq!(numbers(&disk.replay().await.unwrap()), [5, 6]);
     }
 
     #[tokio::test]
