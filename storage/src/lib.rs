@@ -36,5 +36,5 @@ mod tests;
 
 pub use crate::{
     config::StorageConfig,
-    server::{RunningStorage, ServeError, serve},
+    server::{RunningStorage, ServeError, serve, serve_on},
 };

@@ -92,7 +92,8 @@ pub struct RunningStorage {
     node: Arc<Node>,
     server: Server,
     tasks: Vec<Task<()>>,
-    _data: DataDir,
+    /// Locked while the node runs; `None` when its disks are the caller's.
+    _data: Option<DataDir>,
 }
 
 impl RunningStorage {
@@ -135,6 +136,30 @@ pub async fn serve(
     env: Env,
     shutdown: Shutdown,
 ) -> Result<RunningStorage, ServeError> {
+    let data = DataDir::open(&config.data, "storage", DATA_VERSION)?;
+    let buffers = BufPool::new(usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX));
+    let disks = open_disks(&env, &config, &buffers).await?;
+    let net = NetConfig {
+        server_payload_bytes_max: u32::try_from(SERVER_BYTES).unwrap_or(u32::MAX),
+        ..NetConfig::default()
+    };
+    let endpoint = Endpoint::new(&env, Transports::tcp(), buffers, net);
+    let mut running = serve_on(config, env, endpoint, disks, shutdown).await?;
+    running._data = Some(data);
+    Ok(running)
+}
+
+/// Starts a storage node on an endpoint and disks of the caller's: engines, or why they did not open.
+///
+/// # Errors
+/// See `ServeError`.
+pub async fn serve_on(
+    config: StorageConfig,
+    env: Env,
+    endpoint: Endpoint,
+    disks: Vec<Result<Engine, String>>,
+    shutdown: Shutdown,
+) -> Result<RunningStorage, ServeError> {
     if config.mgmtd.is_empty() {
         return Err(ServeError::NoManager);
     }
@@ -144,14 +169,11 @@ pub async fn serve(
         .map_err(|_| ServeError::AdminAddress {
             address: config.admin_listen.clone(),
         })?;
-    let data = DataDir::open(&config.data, "storage", DATA_VERSION)?;
-    let buffers = BufPool::new(usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX));
-    let disks = open_disks(&env, &config, &buffers).await?;
-    let net = NetConfig {
-        server_payload_bytes_max: u32::try_from(SERVER_BYTES).unwrap_or(u32::MAX),
-        ..NetConfig::default()
-    };
-    let endpoint = Endpoint::new(&env, Transports::tcp(), buffers, net);
+    let dirs = config.disk_dirs().into_iter();
+    let disks = (0..=u8::MAX).zip(dirs).zip(disks);
+    let disks: Vec<Arc<Disk>> = disks
+        .map(|((index, dir), engine)| Arc::new(Disk::new(DiskIndex(index), dir, engine)))
+        .collect();
     let client = ClientId(env.random_u128());
     let mgmtd = MgmtdClient::new(&env, endpoint.clone(), config.mgmtd.clone(), client);
     let routing = RoutingCache::new(&env, mgmtd.clone());
@@ -201,7 +223,7 @@ pub async fn serve(
         node,
         server,
         tasks,
-        _data: data,
+        _data: None,
     })
 }
 
@@ -240,7 +262,7 @@ async fn open_disks(
     env: &Env,
     config: &StorageConfig,
     buffers: &BufPool,
-) -> Result<Vec<Arc<Disk>>, ServeError> {
+) -> Result<Vec<Result<Engine, String>>, ServeError> {
     let dirs = config.disk_dirs();
     if dirs.len() > DISKS_MAX {
         return Err(ServeError::TooManyDisks { count: dirs.len() });
@@ -259,11 +281,12 @@ async fn open_disks(
                 Err(error.to_string())
             }
         };
-        disks.push(Arc::new(Disk::new(DiskIndex(index), dir, engine)));
+        disks.push(engine);
     }
-    if let Some(reason) = disks.first().and_then(|disk| disk.failure())
-        && disks.iter().all(|disk| disk.failure().is_some())
+    if let Some(Err(reason)) = disks.first()
+        && disks.iter().all(Result::is_err)
     {
+        let reason = reason.clone();
         return Err(ServeError::NoDisk { reason });
     }
     Ok(disks)
