@@ -25,6 +25,8 @@ use crate::{
 
 /// Chunks moved before the background looks after other things.
 const CHUNKS_MAX: usize = 256;
+/// And so many bytes of slots: until the step is durable they are taken twice.
+const SLOT_BYTES_MAX: u64 = 256 << 20;
 /// Records looked at before others get the lock.
 const RECORDS_MAX: usize = 4096;
 /// Groups that are emptied together: their chunks are found by looking at all records once.
@@ -81,6 +83,7 @@ impl Inner {
     /// Chunks in these groups of which nothing is pending, and whether these are all.
     fn chunks_in(&self, groups: &BTreeSet<GroupId>) -> (Vec<(ChunkKey, Arc<Version>)>, bool) {
         let mut found = Vec::new();
+        let mut slot_bytes = 0;
         let mut after = None;
         loop {
             let state = self.state.lock();
@@ -90,7 +93,8 @@ impl Inner {
                 after = Some(key);
                 if let Some(version) = movable(record, groups) {
                     found.push((key, version.clone()));
-                    if found.len() == CHUNKS_MAX {
+                    slot_bytes += record.slot_bytes();
+                    if found.len() == CHUNKS_MAX || slot_bytes >= SLOT_BYTES_MAX {
                         return (found, false);
                     }
                 }
