@@ -77,15 +77,19 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         if let (Some(piece), Some(pool)) = (self.piece.take(), self.pool.upgrade()) {
-            let unused = pool.free.lock().give_back(piece, pool.free_bytes_max);
-            drop(unused);
+            let surplus = {
+                let mut free = pool.free.lock();
+                free.give_back(piece);
+                free.take_surplus(pool.idle_bytes_max)
+            };
+            drop(surplus);
         }
     }
 }
 
 struct PoolShared {
     free: Mutex<FreePieces>,
-    free_bytes_max: usize,
+    idle_bytes_max: usize,
 }
 
 /// Where buffers come from and go back to.
@@ -95,17 +99,18 @@ pub struct BufPool(Arc<PoolShared>);
 impl fmt::Debug for BufPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BufPool")
-            .field("free_bytes", &self.0.free.lock().bytes)
+            .field("idle_bytes", &self.0.free.lock().idle_bytes)
             .finish()
     }
 }
 
 impl BufPool {
-    /// A pool that keeps at most `free_bytes_max` bytes of unused memory for the next user.
-    pub fn new(free_bytes_max: usize) -> Self {
+    /// A pool that keeps at most `idle_bytes_max` bytes of memory that nobody uses for the next user. Memory that is cut
+    /// into small buffers stays as long as one of them is in use: at most 16 times what those have.
+    pub fn new(idle_bytes_max: usize) -> Self {
         Self(Arc::new(PoolShared {
             free: Mutex::default(),
-            free_bytes_max,
+            idle_bytes_max,
         }))
     }
 
@@ -127,11 +132,10 @@ impl BufPool {
 
     /// A piece of a new slab; the others are free.
     fn cut(&self, capacity: usize) -> Piece {
-        let (first, rest) = slab::cut(capacity, self.0.free_bytes_max);
+        let (first, rest) = slab::cut(capacity, self.0.idle_bytes_max);
         let mut free = self.0.free.lock();
         for piece in rest {
-            let unused = free.give_back(piece, usize::MAX);
-            debug_assert!(unused.is_none(), "nothing is too much");
+            free.give_back(piece);
         }
         first
     }
@@ -352,14 +356,30 @@ mod tests {
     fn unused_memory_is_bounded() {
         let pool = BufPool::new(8192);
         drop((pool.allocate(8192), pool.allocate(8192)));
-        assert_eq!(pool.0.free.lock().bytes, 8192);
+        assert_eq!(pool.0.free.lock().idle_bytes, 8192);
         let pool = BufPool::new(1 << 20);
         for length in [4096, 65536, 1 << 20] {
             let freed = regions_freed();
             let bufs: Vec<_> = (0..100).map(|_| pool.allocate(length)).collect();
             drop(bufs);
-            assert!(pool.0.free.lock().bytes <= 1 << 20, "{length}");
+            assert!(pool.0.free.lock().idle_bytes <= 1 << 20, "{length}");
             assert!(length == 4096 || regions_freed() > freed, "{length}");
+        }
+    }
+
+    /// Neither idle memory of another size nor slabs of which a little is in use keep a size from being recycled.
+    #[test]
+    fn a_size_is_recycled_whatever_was_there_before() {
+        for kept in [0, 1] {
+            let pool = BufPool::new(4 << 20);
+            let burst: Vec<_> = (0..16 * 200).map(|_| pool.allocate(4096)).collect();
+            let burst = burst.into_iter().enumerate();
+            let stay: Vec<_> = burst.filter(|(at, _)| at % 16 < kept).collect();
+            let regions: std::collections::BTreeSet<u64> = (0..100)
+                .map(|_| pool.allocate(1 << 20).region_id())
+                .collect();
+            assert_eq!(regions.len(), 1, "with {} in use", stay.len());
+            assert!(pool.0.free.lock().idle_bytes <= 4 << 20);
         }
     }
 

@@ -36,5 +36,5 @@ mod tests;
 
 pub use crate::{
     config::StorageConfig,
-    server::{RunningStorage, ServeError, serve, serve_on},
+    server::{OpenedDisk, RunningStorage, ServeError, serve, serve_on},
 };

@@ -4,7 +4,7 @@
 //! are served (and refused: there is no lease), then heartbeats begin, which tell the manager where this node
 //! listens. Order of the end: no new requests, those under way end, heartbeats stop, the disks close.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use client::{MgmtdClient, RoutingCache};
 use common::{
@@ -136,6 +136,8 @@ pub async fn serve(
     env: Env,
     shutdown: Shutdown,
 ) -> Result<RunningStorage, ServeError> {
+    // Before anything is made or opened.
+    admin_address(&config)?;
     let data = DataDir::open(&config.data, "storage", DATA_VERSION)?;
     let buffers = BufPool::new(usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX));
     let disks = open_disks(&env, &config, &buffers).await?;
@@ -149,7 +151,7 @@ pub async fn serve(
     Ok(running)
 }
 
-/// Starts a storage node on an endpoint and disks of the caller's: engines, or why they did not open.
+/// Starts a storage node on an endpoint and disks of the caller's.
 ///
 /// # Errors
 /// See `ServeError`.
@@ -157,22 +159,13 @@ pub async fn serve_on(
     config: StorageConfig,
     env: Env,
     endpoint: Endpoint,
-    disks: Vec<Result<Engine, String>>,
+    disks: Vec<OpenedDisk>,
     shutdown: Shutdown,
 ) -> Result<RunningStorage, ServeError> {
-    if config.mgmtd.is_empty() {
-        return Err(ServeError::NoManager);
-    }
-    let admin: SocketAddr = config
-        .admin_listen
-        .parse()
-        .map_err(|_| ServeError::AdminAddress {
-            address: config.admin_listen.clone(),
-        })?;
-    let dirs = config.disk_dirs().into_iter();
-    let disks = (0..=u8::MAX).zip(dirs).zip(disks);
-    let disks: Vec<Arc<Disk>> = disks
-        .map(|((index, dir), engine)| Arc::new(Disk::new(DiskIndex(index), dir, engine)))
+    let admin = admin_address(&config)?;
+    let disks: Vec<Arc<Disk>> = (0..=u8::MAX)
+        .zip(disks)
+        .map(|(index, disk)| Arc::new(Disk::new(DiskIndex(index), disk.dir, disk.engine)))
         .collect();
     let client = ClientId(env.random_u128());
     let mgmtd = MgmtdClient::new(&env, endpoint.clone(), config.mgmtd.clone(), client);
@@ -227,6 +220,26 @@ pub async fn serve_on(
     })
 }
 
+/// A disk that was opened, or why it was not.
+#[derive(Debug)]
+pub struct OpenedDisk {
+    /// For messages.
+    pub dir: PathBuf,
+    /// A disk that did not open is reported as failed.
+    pub engine: Result<Engine, String>,
+}
+
+/// Checks what of the configuration is needed whatever the disks are.
+fn admin_address(config: &StorageConfig) -> Result<SocketAddr, ServeError> {
+    if config.mgmtd.is_empty() {
+        return Err(ServeError::NoManager);
+    }
+    let address = config.admin_listen.parse();
+    address.map_err(|_| ServeError::AdminAddress {
+        address: config.admin_listen.clone(),
+    })
+}
+
 fn advertised(config: &StorageConfig, address: &str) -> Vec<String> {
     if config.advertise.is_empty() {
         vec![address.to_owned()]
@@ -262,18 +275,17 @@ async fn open_disks(
     env: &Env,
     config: &StorageConfig,
     buffers: &BufPool,
-) -> Result<Vec<Result<Engine, String>>, ServeError> {
+) -> Result<Vec<OpenedDisk>, ServeError> {
     let dirs = config.disk_dirs();
     if dirs.len() > DISKS_MAX {
         return Err(ServeError::TooManyDisks { count: dirs.len() });
     }
     let mut disks = Vec::new();
-    for (index, dir) in (0..=u8::MAX).zip(dirs) {
+    for (index, dir) in dirs.into_iter().enumerate() {
         let opened = Engine::open(env, &dir, config.engine(), buffers.clone()).await;
         let engine = match opened {
             Ok(engine) => Ok(engine),
             Err(OpenError::Directory(source)) => {
-                let index = usize::from(index);
                 return Err(ServeError::DiskDir { index, source });
             }
             Err(error) => {
@@ -281,10 +293,10 @@ async fn open_disks(
                 Err(error.to_string())
             }
         };
-        disks.push(engine);
+        disks.push(OpenedDisk { dir, engine });
     }
-    if let Some(Err(reason)) = disks.first()
-        && disks.iter().all(Result::is_err)
+    if let Some(Err(reason)) = disks.first().map(|disk| &disk.engine)
+        && disks.iter().all(|disk| disk.engine.is_err())
     {
         let reason = reason.clone();
         return Err(ServeError::NoDisk { reason });

@@ -4,8 +4,8 @@
 //! and 1 MiB of scattered pages has 256. A slab is also what a transport or a ring registers, so that one
 //! registration serves many small buffers.
 //!
-//! A slab goes when all its pieces are free and more is free than the pool may keep. The oldest slab with a free
-//! piece is used first: after a burst the others become empty.
+//! A slab of which all is free is idle; of idle slabs a pool keeps so many bytes, those that were used last. The oldest slab
+//! with a free piece is used first: after a burst the others become idle.
 
 use std::{
     alloc::{Layout, alloc, dealloc, handle_alloc_error},
@@ -121,20 +121,32 @@ pub(super) struct Piece {
 struct FreeSlab {
     slab: Arc<Slab>,
     offsets: Vec<usize>,
+    /// When it became idle, in turns, if all of it is free.
+    idle_since: Option<u64>,
 }
+
+/// The size of pieces and the id of the slab.
+type Key = (usize, u64);
 
 /// The free pieces of a pool.
 #[derive(Default)]
 pub(super) struct FreePieces {
-    /// By the size of pieces and the id of the slab.
-    slabs: BTreeMap<(usize, u64), FreeSlab>,
-    pub(super) bytes: usize,
+    slabs: BTreeMap<Key, FreeSlab>,
+    /// Slabs of which all is free, the longest unused first.
+    idle: BTreeMap<u64, Key>,
+    pub(super) idle_bytes: usize,
+    /// Rises each time that a slab becomes idle.
+    turn: u64,
 }
 
 impl FreePieces {
     pub(super) fn take(&mut self, piece_bytes: usize) -> Option<Piece> {
         let range = (piece_bytes, 0)..=(piece_bytes, u64::MAX);
         let (&key, free) = self.slabs.range_mut(range).next()?;
+        if let Some(turn) = free.idle_since.take() {
+            self.idle.remove(&turn);
+            self.idle_bytes -= free.slab.bytes();
+        }
         let piece = Piece {
             offset: free.offsets.pop()?,
             slab: free.slab.clone(),
@@ -142,34 +154,44 @@ impl FreePieces {
         if free.offsets.is_empty() {
             self.slabs.remove(&key);
         }
-        self.bytes -= piece_bytes;
         Some(piece)
     }
 
-    /// Takes a piece back. Returns a slab that is to be freed, outside of any lock.
-    pub(super) fn give_back(&mut self, piece: Piece, bytes_max: usize) -> Option<Arc<Slab>> {
+    pub(super) fn give_back(&mut self, piece: Piece) {
         let Piece { slab, offset } = piece;
         let key = (slab.piece_bytes, slab.id);
         let free = self.slabs.entry(key).or_insert_with(|| FreeSlab {
             slab,
             offsets: Vec::new(),
+            idle_since: None,
         });
         free.offsets.push(offset);
-        self.bytes += free.slab.piece_bytes;
-        let unused = free.offsets.len() == free.slab.pieces();
-        if !unused || self.bytes <= bytes_max {
-            return None;
+        if free.offsets.len() == free.slab.pieces() {
+            self.turn += 1;
+            free.idle_since = Some(self.turn);
+            self.idle.insert(self.turn, key);
+            self.idle_bytes += free.slab.bytes();
         }
-        let gone = self.slabs.remove(&key)?.slab;
-        self.bytes -= gone.bytes();
-        Some(gone)
+    }
+
+    /// Takes out idle slabs, of whatever size, that are more than the pool may keep. They are to be freed outside of any lock.
+    pub(super) fn take_surplus(&mut self, idle_bytes_max: usize) -> Vec<Arc<Slab>> {
+        let mut surplus = Vec::new();
+        while self.idle_bytes > idle_bytes_max
+            && let Some((_, key)) = self.idle.pop_first()
+            && let Some(FreeSlab { slab, .. }) = self.slabs.remove(&key)
+        {
+            self.idle_bytes -= slab.bytes();
+            surplus.push(slab);
+        }
+        surplus
     }
 }
 
 /// A new slab, as large as is useful and as may be kept: its first piece, and the others.
-pub(super) fn cut(piece_bytes: usize, bytes_max: usize) -> (Piece, Vec<Piece>) {
+pub(super) fn cut(piece_bytes: usize, idle_bytes_max: usize) -> (Piece, Vec<Piece>) {
     let bytes = (piece_bytes * PIECES).min(HUGE_PAGE_BYTES).max(piece_bytes);
-    let bytes = if bytes <= bytes_max {
+    let bytes = if bytes <= idle_bytes_max {
         bytes
     } else {
         piece_bytes

@@ -2,7 +2,7 @@
 //!
 //! A pull hands over the caller's buffer itself; a push copies into the destination, which lives in a slot that
 //! the caller empties when it stops waiting, so a late push finds nothing to write to.
-//! What goes wrong on the way is decided in `MemConnection::call`, the one place every request passes (`faults`).
+//! What goes wrong on the way is decided in `MemConnection::travel`, which every request and every reply passes (`faults`).
 
 mod faults;
 

@@ -175,10 +175,10 @@ impl Allocator {
     }
 
     /// Groups of which at most half is taken, emptiest first, whose chunks fit into the free slots of the class's other
-    /// groups that are in use; each with the number of its taken slots.
+    /// groups that are in use.
     ///
     /// At least half of what is emptied becomes free space, so no more than one byte is copied for each byte given back.
-    pub(crate) fn worth_emptying(&self) -> Vec<(GroupId, u16)> {
+    pub(crate) fn worth_emptying(&self) -> Vec<GroupId> {
         let mut worth = Vec::new();
         for (&class, entry) in &self.classes {
             let in_use = entry.by_free.range(..(SLOTS_PER_GROUP, 0));
@@ -191,26 +191,33 @@ impl Allocator {
                 if taken > HALF || moved > free_elsewhere {
                     break;
                 }
-                worth.push((GroupId { class, number }, taken));
+                worth.push(GroupId { class, number });
             }
         }
         worth
     }
 
-    /// Takes a slot in a group that is in use, and not one of these; `None` when there is none.
+    /// Takes a slot in a group that is in use, and not one of these; `None` when there is none. One that the group's file
+    /// has space for comes first: the file system may be full, and this is to make room.
     pub(crate) fn take_outside(
         &mut self,
         class: SizeClass,
         groups: &BTreeSet<GroupId>,
     ) -> Option<Position> {
         let entry = self.classes.get(&class)?;
-        let mut in_use = entry.by_free.range(..(SLOTS_PER_GROUP, 0));
-        let group = in_use.find_map(|&(_, number)| {
-            let group = GroupId { class, number };
-            (!groups.contains(&group)).then_some(group)
-        })?;
-        let slot = entry.groups.get(&group.number)?.lowest_free()?;
-        let position = Position { group, slot };
+        let in_use = entry.by_free.range(..(SLOTS_PER_GROUP, 0));
+        let in_use = in_use.map(|&(_, number)| GroupId { class, number });
+        let mut free = in_use
+            .filter(|group| !groups.contains(group))
+            .filter_map(|group| {
+                let state = entry.groups.get(&group.number)?;
+                let slot = state.lowest_free()?;
+                Some((Position { group, slot }, state.file_bytes))
+            })
+            .peekable();
+        let (fullest, _) = *free.peek()?;
+        let there = free.find(|(position, file_bytes)| position.end() <= *file_bytes);
+        let position = there.map_or(fullest, |(position, _)| position);
         self.take_at(position).then_some(position)
     }
 
@@ -363,7 +370,7 @@ mod tests {
         };
         let worth = |counts: &[u16]| -> Vec<u32> {
             let worth = fill(counts).worth_emptying().into_iter();
-            worth.map(|(group, _)| group.number).collect()
+            worth.map(|group| group.number).collect()
         };
         // One group alone, full groups, and room only in an empty group.
         for counts in [
@@ -385,6 +392,19 @@ mod tests {
             let position = allocator.take_outside(class(), &leaving).unwrap();
             assert!([1, 3].contains(&position.group.number));
         }
+        assert_eq!(
+            allocator
+                .take_outside(class(), &leaving)
+                .unwrap()
+                .group
+                .number,
+            3
+        );
+        // A group whose file has space comes before a fuller one that would have to grow.
+        let mut allocator = fill(&[60, 200, 50, 110, 0]);
+        allocator.set_file_bytes(group(3), 1 << 24);
+        let position = allocator.take_outside(class(), &leaving).unwrap();
+        assert_eq!((position.group.number, position.slot), (3, SlotIndex(110)));
         healthy(&allocator);
     }
 

@@ -140,6 +140,18 @@ pub(crate) struct Version {
     pub(crate) content: Option<Content>,
 }
 
+impl Version {
+    pub(crate) fn slot(&self) -> Option<&Arc<Slot>> {
+        Some(&self.content.as_ref()?.slot)
+    }
+
+    /// The same version in the same slot. Blocks may have been folded from the log into the slot meanwhile, which changes
+    /// no byte.
+    pub(crate) fn is_same(&self, other: &Version) -> bool {
+        self.head == other.head && self.slot().map(Arc::as_ptr) == other.slot().map(Arc::as_ptr)
+    }
+}
+
 /// The bytes of a version, from the start of a slot.
 #[derive(Debug)]
 pub(crate) struct Content {
@@ -196,7 +208,7 @@ impl Record {
     /// The slots in use, each once.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         fn slot(version: &Option<Arc<Version>>) -> Option<&Arc<Slot>> {
-            Some(&version.as_ref()?.content.as_ref()?.slot)
+            version.as_ref()?.slot()
         }
         let (committed, pending) = (slot(&self.committed), slot(&self.pending));
         let shared = match (committed, pending) {
@@ -451,12 +463,10 @@ const LOG_NUMBER_MAX: u64 = 1 << 62;
 
 pub(crate) fn decode_log_start(bytes: &[u8]) -> Result<LogStart, DecodeError> {
     let stored: StoredLogStart = codec::decode(bytes)?;
-    if stored.segment.max(stored.batch) > LOG_NUMBER_MAX {
+    // Disk 0 is what a new file of the log holds.
+    if stored.disk == 0 || stored.segment.max(stored.batch) > LOG_NUMBER_MAX {
         return Err(DecodeError::Body {
-            reason: format!(
-                "segment {} or batch {} is beyond reason",
-                stored.segment, stored.batch
-            ),
+            reason: format!("{stored:?} cannot be"),
         });
     }
     Ok(LogStart {

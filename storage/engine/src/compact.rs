@@ -5,13 +5,18 @@
 //! given up. The change is written to the log after the group it was copied to is synced, as with any other; until it
 //! is durable the old slot is held (E5), so whatever a crash leaves refers to bytes that are there. An update that began with the
 //! old slot finds it changed when it wants to become pending, and begins anew.
+//!
+//! Some groups are emptied in one pass over all records, a step at a time; whatever else the background has to do goes first.
+//! Chunks that cannot be moved are passed over. At the end of a pass its groups rest, so that one that could not be
+//! emptied is tried again, but not all the time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
-use common::sync::Mutex;
+use common::{env::Instant, sync::Mutex};
 
 use crate::{
     chunk_meta::{ChunkKey, Content, Detail, Record, StoredPosition, Version},
@@ -23,121 +28,189 @@ use crate::{
     slots::{Purpose, Slot},
 };
 
-/// Chunks moved before the background looks after other things.
-const CHUNKS_MAX: usize = 256;
-/// And so many bytes of slots: until the step is durable they are taken twice.
-const SLOT_BYTES_MAX: u64 = 256 << 20;
+/// Slots of so many bytes are copied in one step: until it is durable they are taken twice.
+const SLOT_BYTES_MAX: u64 = 64 << 20;
 /// Records looked at before others get the lock.
 const RECORDS_MAX: usize = 4096;
-/// Groups that are emptied together: their chunks are found by looking at all records once.
+/// Groups emptied in one pass.
 const GROUPS_MAX: usize = 16;
+/// How long the groups of a pass are let be after it.
+const REST: Duration = Duration::from_secs(60);
 
-/// Groups that could not be emptied, with the slots taken then: not tried again before that changes.
+/// What is remembered from step to step. Only the background uses it.
 #[derive(Debug, Default)]
-pub(crate) struct Compaction {
-    in_vain: Mutex<BTreeMap<GroupId, u16>>,
+pub(crate) struct Compaction(Mutex<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    pass: Option<Pass>,
+    /// Groups that are not tried before that time.
+    resting: BTreeMap<GroupId, Instant>,
 }
 
-/// What one step did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Compacted {
-    pub(crate) chunks: u64,
-    /// Whether there may be more to do.
-    pub(crate) more: bool,
+/// A pass over all records.
+#[derive(Debug)]
+struct Pass {
+    /// The groups it began with.
+    groups: Vec<GroupId>,
+    /// Those of them that are still to be emptied.
+    leaving: BTreeSet<GroupId>,
+    /// The last chunk that was looked at.
+    after: Option<ChunkKey>,
+}
+
+/// What a look at some records found.
+enum Next {
+    Movable(ChunkKey, Arc<Version>),
+    /// Nothing so far.
+    GoOn,
+    End,
 }
 
 impl Inner {
-    /// Empties some groups, if there are any that are worth it, as far as one step goes.
-    pub(crate) async fn compact(&self) -> Result<Compacted, EngineError> {
-        let mut groups = self.slots.worth_emptying();
-        {
-            let in_vain = self.compaction.in_vain.lock();
-            groups.retain(|(group, taken)| in_vain.get(group) != Some(taken));
-        }
-        groups.truncate(GROUPS_MAX);
-        let mut compacted = Compacted::default();
-        if groups.is_empty() {
-            return Ok(compacted);
-        }
-        let leaving: BTreeSet<GroupId> = groups.iter().map(|(group, _)| *group).collect();
-        let (keys, found_all) = self.chunks_in(&leaving);
-        for (key, version) in keys {
-            if self.relocate(key, version, &leaving).await? {
-                compacted.chunks += 1;
-            }
-        }
-        // The old slots are free when that is durable.
-        self.committer.flush().wait(&self.health).await?;
-        compacted.more = compacted.chunks > 0;
-        if found_all {
-            let now: BTreeMap<GroupId, u16> = self.slots.worth_emptying().into_iter().collect();
-            let mut in_vain = self.compaction.in_vain.lock();
-            in_vain.retain(|group, _| now.contains_key(group));
-            let left = leaving.iter().filter_map(|group| now.get_key_value(group));
-            in_vain.extend(left);
-        }
-        tracing::debug!(?compacted, ?leaving, "compacted");
-        Ok(compacted)
-    }
-
-    /// Chunks in these groups of which nothing is pending, and whether these are all.
-    fn chunks_in(&self, groups: &BTreeSet<GroupId>) -> (Vec<(ChunkKey, Arc<Version>)>, bool) {
-        let mut found = Vec::new();
-        let mut slot_bytes = 0;
-        let mut after = None;
-        loop {
-            let state = self.state.lock();
-            let mut looked = 0;
-            for (key, record) in state.all_after(after).take(RECORDS_MAX) {
-                looked += 1;
-                after = Some(key);
-                if let Some(version) = movable(record, groups) {
-                    found.push((key, version.clone()));
-                    slot_bytes += record.slot_bytes();
-                    if found.len() == CHUNKS_MAX || slot_bytes >= SLOT_BYTES_MAX {
-                        return (found, false);
-                    }
+    /// Empties groups that are worth it, as far as one step goes, and ends early when `interrupted`. Returns whether to go on
+    /// after a look at what else there is to do.
+    pub(crate) async fn compact(
+        &self,
+        interrupted: impl Fn() -> bool,
+    ) -> Result<bool, EngineError> {
+        let Some(mut pass) = self.take_pass() else {
+            return Ok(false);
+        };
+        let mut copied_bytes = 0;
+        let mut ended = false;
+        while copied_bytes < SLOT_BYTES_MAX && !ended && !interrupted() {
+            match self.next_in(&mut pass) {
+                Next::Movable(key, version) => {
+                    copied_bytes += self.move_out(key, version, &mut pass).await?;
                 }
+                Next::GoOn => tokio::task::yield_now().await,
+                Next::End => ended = true,
             }
-            if looked < RECORDS_MAX {
-                return (found, true);
+        }
+        if copied_bytes > 0 {
+            // The old slots are free when that is durable.
+            self.committer.flush().wait(&self.health).await?;
+        }
+        let mut progress = self.compaction.0.lock();
+        if ended {
+            tracing::debug!(groups = ?pass.groups, "compacted");
+            let until = self.env.now() + REST;
+            let groups = pass.groups.into_iter().map(|group| (group, until));
+            progress.resting.extend(groups);
+        } else {
+            progress.pass = Some(pass);
+        }
+        Ok(ended || copied_bytes > 0)
+    }
+
+    /// The pass that is under way, or a new one if there is something to do.
+    fn take_pass(&self) -> Option<Pass> {
+        let worth = self.slots.worth_emptying();
+        let now = self.env.now();
+        let mut progress = self.compaction.0.lock();
+        if let Some(mut pass) = progress.pass.take() {
+            pass.leaving.retain(|group| worth.contains(group));
+            return Some(pass);
+        }
+        progress.resting.retain(|_, until| *until > now);
+        let groups = worth.into_iter();
+        let groups: Vec<GroupId> = groups
+            .filter(|group| !progress.resting.contains_key(group))
+            .take(GROUPS_MAX)
+            .collect();
+        (!groups.is_empty()).then(|| Pass {
+            leaving: groups.iter().copied().collect(),
+            groups,
+            after: None,
+        })
+    }
+
+    /// Looks for the next chunk that can be moved, among a bounded number of records.
+    fn next_in(&self, pass: &mut Pass) -> Next {
+        if pass.leaving.is_empty() {
+            return Next::End;
+        }
+        let state = self.state.lock();
+        let mut looked_at = 0;
+        for (key, record) in state.all_after(pass.after).take(RECORDS_MAX) {
+            looked_at += 1;
+            pass.after = Some(key);
+            let committed = record.committed.as_ref();
+            if record.pending.is_none()
+                && let Some(version) = committed
+                && let Some(slot) = version.slot()
+                && pass.leaving.contains(&slot.position().group)
+            {
+                return Next::Movable(key, version.clone());
             }
+        }
+        if looked_at < RECORDS_MAX {
+            Next::End
+        } else {
+            Next::GoOn
         }
     }
 
-    /// Copies the committed content of a chunk to a slot outside of these groups; false when it stays where it is: it is in use,
-    /// damaged, or there is no such slot.
-    async fn relocate(
+    /// Moves a chunk out of the groups of a pass, or passes it over. Returns the bytes of the slot it was copied to.
+    async fn move_out(
         &self,
         key: ChunkKey,
         version: Arc<Version>,
-        leaving: &BTreeSet<GroupId>,
-    ) -> Result<bool, EngineError> {
-        let Some(content) = &version.content else {
-            return Ok(false);
+        pass: &mut Pass,
+    ) -> Result<u64, EngineError> {
+        let Some(group) = version.slot().map(|slot| slot.position().group) else {
+            return Ok(0);
         };
-        let class = content.slot.position().group.class;
-        let slot = match self.slots.take_outside(class, leaving).await {
-            Ok(Some(slot)) => slot,
-            Ok(None) | Err(EngineError::NoSpace { .. }) => return Ok(false),
-            Err(error) => return Err(error),
+        let taken = self.slots.take_outside(group.class, &pass.leaving).await;
+        let moved = match taken {
+            Ok(slot) => self.copy_to(key, &version, slot).await,
+            Err(error) => Err(error),
         };
-        match self.copy_to(key, &version, slot).await {
-            Ok(moved) => Ok(moved),
-            // Whoever reads it gets the error too, and scrub reports it.
-            Err(
-                error @ (EngineError::ChunkCorrupt { .. }
-                | EngineError::ReadFailed { .. }
-                | EngineError::NoSpace { .. }),
-            ) => {
-                tracing::warn!(%error, chunk = %key.chunk, "a chunk stays in a group that was to be emptied");
-                Ok(false)
+        match moved {
+            // Also when it was changed meanwhile: the work was done.
+            Ok(_) => Ok(u64::from(group.class.slot_bytes())),
+            Err(EngineError::NoSpace { .. }) => {
+                pass.leaving.retain(|other| other.class != group.class);
+                Ok(0)
+            }
+            Err(error @ EngineError::ChunkCorrupt { .. }) => {
+                // Whoever reads it gets the error too, and scrub reports it.
+                tracing::warn!(%error, %group, "a damaged chunk stays in a group that was to be emptied");
+                Ok(0)
+            }
+            Err(error @ EngineError::ReadFailed { .. }) => {
+                tracing::warn!(%error, %group, "a group that was to be emptied cannot be read");
+                // More reads there may each take long.
+                pass.leaving.remove(&group);
+                Ok(0)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Copies a version, and lets the chunk have the copy if that version is still the committed one.
+    /// Moves one chunk, whatever its group looks like.
+    pub(crate) async fn relocate(&self, key: ChunkKey) -> Result<bool, EngineError> {
+        let version = {
+            let state = self.state.lock();
+            let record = state.target(key.target)?.chunks.get(&key.chunk);
+            record.and_then(|record| record.committed.clone())
+        };
+        let Some(version) = version else {
+            return Ok(false);
+        };
+        let Some(class) = version.slot().map(|slot| slot.position().group.class) else {
+            return Ok(false);
+        };
+        match self.slots.allocate(class, Purpose::NewVersion).await {
+            Ok(slot) => self.copy_to(key, &version, slot).await,
+            Err(EngineError::NoSpace { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies a version, and lets the chunk have the copy if that version is still the committed one and nothing is
+    /// pending.
     async fn copy_to(
         &self,
         key: ChunkKey,
@@ -167,8 +240,7 @@ impl Inner {
             content: Some(Content::new(slot, Some(detail))),
         };
         let mut state = self.state.lock();
-        let current = state.record(key);
-        let unchanged = current.is_some_and(|record| {
+        let unchanged = state.record(key).is_some_and(|record| {
             let committed = record.committed.as_ref();
             record.pending.is_none()
                 && committed.is_some_and(|committed| Arc::ptr_eq(committed, version))
@@ -187,32 +259,4 @@ impl Inner {
         drop(self.install(&mut state, key, change, Urgency::Later));
         Ok(true)
     }
-
-    /// Moves one chunk, whatever its group looks like.
-    pub(crate) async fn relocate_one(&self, key: ChunkKey) -> Result<bool, EngineError> {
-        let version = {
-            let state = self.state.lock();
-            let record = state.target(key.target)?.chunks.get(&key.chunk);
-            record.and_then(|record| record.committed.clone())
-        };
-        let Some((version, class)) = version.and_then(|version| {
-            let class = version.content.as_ref()?.slot.position().group.class;
-            Some((version, class))
-        }) else {
-            return Ok(false);
-        };
-        let slot = match self.slots.allocate(class, Purpose::NewVersion).await {
-            Ok(slot) => slot,
-            Err(EngineError::NoSpace { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        self.copy_to(key, &version, slot).await
-    }
-}
-
-/// The committed version of a chunk in these groups of which nothing is pending.
-fn movable<'a>(record: &'a Record, groups: &BTreeSet<GroupId>) -> Option<&'a Arc<Version>> {
-    let version = record.committed.as_ref()?;
-    let group = version.content.as_ref()?.slot.position().group;
-    (record.pending.is_none() && groups.contains(&group)).then_some(version)
 }

@@ -285,6 +285,8 @@ impl Engine {
         });
         let maintenance = Maintenance::start(&inner);
         inner.maintenance.get_or_init(|| maintenance);
+        // What was to be done when the disk was closed is still to be done.
+        inner.wake.notify_one();
         Ok(Engine { inner })
     }
 

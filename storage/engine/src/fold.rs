@@ -367,7 +367,7 @@ impl Candidate {
     }
 
     fn group(&self) -> Option<GroupId> {
-        Some(self.version.content.as_ref()?.slot.position().group)
+        Some(self.version.slot()?.position().group)
     }
 
     /// The bytes of blocks that lie side by side in the slot: the first block, and the bytes of each.

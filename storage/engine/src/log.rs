@@ -112,6 +112,7 @@ impl Drop for Segment {
                 state.free.push_back(self.file);
             } else {
                 state.files -= 1;
+                state.odd.push(self.file);
             }
             drop(state);
             log.freed.notify_waiters();
@@ -342,13 +343,18 @@ impl Log {
 
     /// Sees to it that the files that must always be there are.
     pub(crate) async fn prepare(&self) -> io::Result<()> {
-        let odd = std::mem::take(&mut self.0.state.lock().odd);
-        for file in odd {
-            self.0.device.remove(FileId::Log(file)).await?;
-        }
+        self.remove_odd().await?;
         while self.0.state.lock().files < FILES_MIN as u64 {
             let file = self.make_file().await?;
             self.0.state.lock().free.push_back(file);
+        }
+        Ok(())
+    }
+
+    async fn remove_odd(&self) -> io::Result<()> {
+        let odd = std::mem::take(&mut self.0.state.lock().odd);
+        for file in odd {
+            self.0.device.remove(FileId::Log(file)).await?;
         }
         Ok(())
     }
@@ -540,8 +546,12 @@ impl Log {
         Ok(number)
     }
 
-    /// Makes a file ahead of its use when there is none left and the log may grow.
+    /// Makes a file ahead of its use when there is none left and the log may grow. Files of another size that nobody needs
+    /// any more go.
     pub(crate) async fn grow_ahead(&self) -> io::Result<()> {
+        if let Err(error) = self.remove_odd().await {
+            tracing::warn!(%error, "a file of a log of another size stays until the disk is opened again");
+        }
         let wanted = {
             let state = self.0.state.lock();
             state.free.is_empty() && state.files < state.files_max

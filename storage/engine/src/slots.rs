@@ -225,14 +225,15 @@ impl SlotPool {
         class: SizeClass,
         purpose: Purpose,
     ) -> Result<Arc<Slot>, EngineError> {
+        let take = |allocator: &mut Allocator| allocator.take(class);
         loop {
-            if let Some(slot) = self.try_take(class, purpose)? {
+            if let Some(slot) = self.try_take(class, purpose, take)? {
                 self.grow(slot.position).await?;
                 return Ok(slot);
             }
             let growth = self.0.growth.lock().await;
             // Someone else may have made a group meanwhile.
-            if let Some(slot) = self.try_take(class, purpose)? {
+            if let Some(slot) = self.try_take(class, purpose, take)? {
                 drop(growth);
                 self.grow(slot.position).await?;
                 return Ok(slot);
@@ -244,8 +245,8 @@ impl SlotPool {
         }
     }
 
-    /// Groups to be emptied (`compact`), with the number of their taken slots.
-    pub(crate) fn worth_emptying(&self) -> Vec<(GroupId, u16)> {
+    /// Groups to be emptied (`compact`), emptiest first.
+    pub(crate) fn worth_emptying(&self) -> Vec<GroupId> {
         let allocation = self.0.allocation.lock();
         if allocation.frozen {
             return Vec::new();
@@ -253,28 +254,26 @@ impl SlotPool {
         allocation.allocator.worth_emptying()
     }
 
-    /// Takes a free slot of a group that is in use, and not one of these.
+    /// Takes a free slot of a group that is in use, and not one of these; `NoSpace` when there is none. The chunk will have two for a
+    /// moment, which must not stand in the way of a new version: so the limit is that of new chunks.
     pub(crate) async fn take_outside(
         &self,
         class: SizeClass,
         groups: &BTreeSet<GroupId>,
-    ) -> Result<Option<Arc<Slot>>, EngineError> {
-        let taken = {
-            let mut allocation = self.0.allocation.lock();
-            allocation.allocator.take_outside(class, groups)
-        };
-        let Some(position) = taken else {
-            return Ok(None);
-        };
-        let slot = self.slot(position, 0);
-        self.grow(position).await?;
-        Ok(Some(slot))
+    ) -> Result<Arc<Slot>, EngineError> {
+        let take = |allocator: &mut Allocator| allocator.take_outside(class, groups);
+        let slot = self.try_take(class, Purpose::NewChunk, take)?;
+        let slot = slot.ok_or_else(|| self.no_space(class, self.used_bytes()))?;
+        self.grow(slot.position).await?;
+        Ok(slot)
     }
 
+    /// Takes the slot that `take` finds, within the limit for this purpose.
     fn try_take(
         &self,
         class: SizeClass,
         purpose: Purpose,
+        take: impl FnOnce(&mut Allocator) -> Option<Position>,
     ) -> Result<Option<Arc<Slot>>, EngineError> {
         let mut allocation = self.0.allocation.lock();
         let capacity = self.0.limits.capacity_bytes;
@@ -286,7 +285,7 @@ impl SlotPool {
         if used + u64::from(class.slot_bytes()) > limit {
             return Err(self.no_space(class, used));
         }
-        let position = allocation.allocator.take(class);
+        let position = take(&mut allocation.allocator);
         drop(allocation);
         Ok(position.map(|position| self.slot(position, 0)))
     }

@@ -1,7 +1,12 @@
 //! Targets, versions, floors; and the real disk from opening to opening.
 
+use std::collections::BTreeSet;
+
 use common::{buf::BufPool, env::Env};
-use engine::{Change, DeviceKind, Engine, EngineConfig, EngineError, OpenError, ReadVersion};
+use engine::{
+    Change, DeviceKind, Engine, EngineConfig, EngineError, OpenError, ReadVersion,
+    device::{Device, FileId},
+};
 use types::{
     chunk::{ChunkId, Update},
     id::{ChainId, InodeId, TargetId},
@@ -9,7 +14,7 @@ use types::{
 };
 
 use crate::support::{
-    CHAIN_VERSION, TARGET, apply, config, engine_with, key, pattern, put, read_all, request,
+    CHAIN_VERSION, TARGET, apply, config, engine_with, key, pattern, put, read_all, request, until,
     write_at,
 };
 
@@ -158,7 +163,8 @@ async fn a_real_disk_keeps_everything_from_opening_to_opening() {
     }
 }
 
-/// The log of a disk may get another size; what lies in segments of the old size is folded all the same.
+/// The log of a disk may get another size; what lies in segments of the old size is folded all the same, and their files
+/// go.
 #[tokio::test]
 async fn a_disk_opens_with_another_size_of_its_log() {
     const CHUNKS: u32 = 20;
@@ -185,6 +191,24 @@ async fn a_disk_opens_with_another_size_of_its_log() {
     for index in 0..CHUNKS {
         assert_eq!(read_all(&engine, key(index)).await.unwrap().len(), 240_000);
     }
+    let limit = std::time::Duration::from_secs(10);
+    until(&env, limit, "the log has files of one size", async || {
+        version += 1;
+        let offset = 4096 * (version / CHUNKS % 50);
+        put(
+            &engine,
+            key(version % CHUNKS),
+            version,
+            offset,
+            &pattern(1, 4096),
+        )
+        .await;
+        let files = disk.device.list().await.unwrap().into_iter();
+        let log = files.filter(|(id, _)| matches!(id, FileId::Log(_)));
+        let sizes: BTreeSet<u64> = log.map(|(_, bytes)| bytes).collect();
+        (sizes.len() == 1).then_some(())
+    })
+    .await;
     assert_eq!(engine.failure(), None);
 }
 

@@ -15,6 +15,7 @@ macro_rules! say {
 
 mod append;
 mod check;
+mod compaction;
 mod crash;
 mod failing;
 mod faults;

@@ -75,7 +75,6 @@ async fn run(env: Env, operations: u64) -> (u64, u64) {
     let mut reads = 0;
     while model.operations < operations {
         let readers = Readers::start(&env, &engine, &model.history);
-        let mover = env.spawn("mover", move_about(env.clone(), engine.clone()));
         for _ in 0..STEPS_OPEN {
             let index = env.random_below(u64::from(CHUNKS)) as u32;
             model.step(&env, &engine, index).await;
@@ -84,8 +83,6 @@ async fn run(env: Env, operations: u64) -> (u64, u64) {
             }
         }
         reads += readers.stop().await;
-        mover.abort();
-        mover.join().await;
         model.check_all(&engine).await;
         settled(&env, &engine).await;
         engine.close().await;
@@ -93,15 +90,6 @@ async fn run(env: Env, operations: u64) -> (u64, u64) {
         model.check_all(&engine).await;
     }
     (model.operations, reads)
-}
-
-/// Moves chunks to other slots while others change and read them.
-async fn move_about(env: Env, engine: Engine) {
-    loop {
-        env.sleep(Duration::from_micros(500)).await;
-        let index = env.random_below(u64::from(CHUNKS)) as u32;
-        engine.relocate(key(index)).await.unwrap();
-    }
 }
 
 /// Every version that a reader may meet.
@@ -148,7 +136,14 @@ impl Model {
             13 => drop(engine.relocate(key(index)).await.unwrap()),
             14..24 => self.check_one(engine, index).await,
             _ => {
-                self.update(env, engine, index).await;
+                if env.random_below(16) == 0 {
+                    // It is moved to another slot meanwhile.
+                    let moved = engine.relocate(key(index));
+                    let ((), moved) = futures::join!(self.update(env, engine, index), moved);
+                    moved.unwrap();
+                } else {
+                    self.update(env, engine, index).await;
+                }
                 if env.random_below(8) > 0 {
                     self.operations += 1;
                     self.commit(engine, index).await;

@@ -247,39 +247,3 @@ async fn empty_groups_are_given_back() {
     let engine = disk.open(&env, config()).await;
     assert_eq!(engine.check().unwrap().chunks, 0);
 }
-
-/// Groups that are half empty or more are emptied into the others, while chunks in them are read and changed.
-#[tokio::test]
-async fn groups_with_few_chunks_are_emptied_and_given_back() {
-    let (env, disk, engine) = engine_with(slot_config()).await;
-    let content = |index: u32| pattern(u64::from(index), 100 + index);
-    for index in 0..1024 {
-        put(&engine, key(index), 1, 0, &content(index)).await;
-    }
-    assert_eq!(engine.check().unwrap().groups, 4);
-    // One in eight stays, in every group.
-    for index in (0..1024).filter(|index| index % 8 != 0) {
-        engine.drop_chunk(key(index)).await.unwrap();
-    }
-    let mut version = 1;
-    loop {
-        version += 1;
-        put(&engine, key(8), version, 0, &content(8)).await;
-        for index in (0..1024).step_by(8) {
-            assert!(read_all(&engine, key(index)).await.unwrap() == content(index));
-        }
-        if engine.check().unwrap().groups <= 2 {
-            break;
-        }
-        env.sleep(std::time::Duration::from_millis(10)).await;
-    }
-    engine.sync().await.unwrap();
-    assert_eq!(engine.used_by(TARGET), 128 * SLOT);
-    drop(engine);
-    let engine = disk.open(&env, slot_config()).await;
-    for index in (0..1024).step_by(8) {
-        assert!(read_all(&engine, key(index)).await.unwrap() == content(index));
-    }
-    let report = engine.check().unwrap();
-    assert_eq!((report.slots, report.groups <= 2), (128, true));
-}

@@ -141,15 +141,30 @@ pub(crate) fn on_all_cores<T: Send + 'static>(
 
 /// Waits until no slot is held by anything but records, and checks the invariants.
 pub(crate) async fn settled(env: &Env, engine: &Engine) -> CheckReport {
-    for _ in 0..1000 {
+    let limit = Duration::from_secs(10);
+    until(env, limit, "no slot is held", async || {
         engine.sync().await.unwrap();
         let report = engine.check().unwrap();
-        if report.held_slots == 0 {
-            return report;
+        (report.held_slots == 0).then_some(report)
+    })
+    .await
+}
+
+/// Waits until there is what is asked for; panics after `limit`.
+pub(crate) async fn until<T>(
+    env: &Env,
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let end = env.now() + limit;
+    loop {
+        if let Some(found) = look().await {
+            return found;
         }
+        assert!(env.now() < end, "not after {limit:?}: {what}");
         env.sleep(Duration::from_millis(10)).await;
     }
-    panic!("slots are held for good: {:?}", engine.check());
 }
 
 /// See the macro of the same name. Around the capture of output, as a whole line.

@@ -266,26 +266,7 @@ pub(crate) async fn live(env: &Env, engine: &Engine, history: &History) -> Engin
             }
         }
     });
-    let work = futures::future::select_all(workers.map(Box::pin));
-    let work = std::pin::pin!(work);
-    let moves = std::pin::pin!(move_about(env, engine));
-    match futures::future::select(work, moves).await {
-        futures::future::Either::Left(((error, ..), _)) => error,
-        futures::future::Either::Right((error, _)) => error,
-    }
-}
-
-/// Moves chunks to other slots while others work on them, without an end but an error.
-async fn move_about(env: &Env, engine: &Engine) -> EngineError {
-    loop {
-        let pause = Duration::from_millis(env.random_below(40));
-        env.sleep(pause).await;
-        let index = env.random_below(u64::from(CHUNKS)) as u32;
-        match engine.relocate(key(index)).await {
-            Err(error) if !is_refusal(&error) => return error,
-            _ => {}
-        }
-    }
+    futures::future::select_all(workers.map(Box::pin)).await.0
 }
 
 /// Whether an error says that nothing has changed and the disk goes on.
@@ -346,16 +327,23 @@ impl Worker<'_> {
                 Ok(())
             }
             5..9 => self.read().await,
-            _ => {
-                let length = self.history.current(self.index).length();
-                let (change, payload) = random_change(self.env, LIMIT, length);
-                self.update(change, &payload).await?;
-                if self.env.random_below(5) > 0 {
-                    self.commit().await?;
-                }
-                Ok(())
+            9..12 => {
+                // It is moved to another slot meanwhile.
+                let (changed, moved) = futures::join!(self.random_change(), self.relocate());
+                changed.and(moved)
             }
+            _ => self.random_change().await,
         }
+    }
+
+    async fn random_change(&self) -> Ended {
+        let length = self.history.current(self.index).length();
+        let (change, payload) = random_change(self.env, LIMIT, length);
+        self.update(change, &payload).await?;
+        if self.env.random_below(5) > 0 {
+            self.commit().await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn update(&self, change: Change, payload: &[u8]) -> Ended {

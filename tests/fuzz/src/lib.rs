@@ -97,8 +97,7 @@ impl Disk {
         };
         let group = engine::GroupId { class, number: 0 };
         let bytes = u64::from(slots) * u64::from(class.slot_bytes());
-        self.put_file(group.into(), 0, &[], bytes.min(1 << 22))
-            .await;
+        self.put_file(group.into(), &[], bytes.min(1 << 22)).await;
     }
 
     /// A file of the log that starts with a batch of these entries, whose checksums are right.
@@ -124,15 +123,15 @@ impl Disk {
         head[44..48].copy_from_slice(&sum.to_le_bytes());
         head.resize(head.len().next_multiple_of(BLOCK), 0);
         head.extend(payload);
-        self.put_file(FileId::Log(0), 0, &head, log_bytes()).await;
+        self.put_file(FileId::Log(0), &head, log_bytes()).await;
     }
 
     /// A file of the log that starts with these bytes.
     pub async fn put_log(&self, bytes: &[u8]) {
-        self.put_file(FileId::Log(0), 0, bytes, log_bytes()).await;
+        self.put_file(FileId::Log(0), bytes, log_bytes()).await;
     }
 
-    async fn put_file(&self, file: FileId, offset: u64, bytes: &[u8], length: u64) {
+    async fn put_file(&self, file: FileId, bytes: &[u8], length: u64) {
         let pool = BufPool::new(0);
         self.device.create(file).await.expect("a device in memory");
         if length > 0 {
@@ -142,7 +141,7 @@ impl Disk {
         if !bytes.is_empty() {
             let mut buf = pool.allocate_zeroed(bytes.len().next_multiple_of(BLOCK));
             buf[..bytes.len()].copy_from_slice(bytes);
-            let written = self.device.write(file, offset, buf.freeze()).await;
+            let written = self.device.write(file, 0, buf.freeze()).await;
             written.expect("a device in memory");
         }
     }

@@ -108,6 +108,21 @@ fn the_bytes_of_where_the_log_begins() {
     let bytes = encode_log_start(start);
     assert_eq!(bytes, [1, 0, 0xac, 0x02, 2, 3]);
     assert_eq!(decode_log_start(&bytes), Ok(start));
+    // Found by fuzzing: zeros in new files passed for batches of disk 0.
+    let absurd = [
+        LogStart { disk: 0, ..start },
+        LogStart {
+            segment: u64::MAX,
+            ..start
+        },
+        LogStart {
+            batch: u64::MAX,
+            ..start
+        },
+    ];
+    for start in absurd {
+        assert!(decode_log_start(&encode_log_start(start)).is_err());
+    }
 }
 
 #[test]

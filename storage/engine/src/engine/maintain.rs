@@ -1,6 +1,7 @@
 //! What an engine does in the background: checkpoints, folding, compaction, giving empty groups back, files for the log to come.
 //!
-//! One task, so that none of these meets another. It looks when it is told to, and ends with the engine.
+//! One task, so that none of these meets another. It looks when it is told to, now and then by itself, and ends with the
+//! engine.
 
 use std::{
     sync::{
@@ -10,13 +11,18 @@ use std::{
     time::Duration,
 };
 
-use common::{env::Task, sync::Mutex};
+use common::{
+    env::{Env, Task},
+    sync::Mutex,
+};
 
 use super::Inner;
-use crate::error::EngineError;
+use crate::{error::EngineError, log::Segment};
 
 /// Segments folded together, before a checkpoint lets their files go.
 const SEGMENTS: usize = 4;
+/// Nobody tells when a group that could not be emptied may be tried again.
+const LOOK: Duration = Duration::from_secs(60);
 /// After a round of folding that freed nothing.
 const REST: Duration = Duration::from_millis(10);
 /// When the log is full, what cannot be folded is moved on, unless it cannot be read. So often in a row there is no hope.
@@ -33,7 +39,8 @@ impl Maintenance {
     pub(super) fn start(inner: &Arc<Inner>) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let wake = inner.wake.clone();
-        let work = run(Arc::downgrade(inner), wake.clone(), stopping.clone());
+        let env = inner.env.clone();
+        let work = run(env, Arc::downgrade(inner), wake.clone(), stopping.clone());
         let task = inner.env.spawn("engine-maintenance", work);
         Self {
             stopping,
@@ -62,9 +69,15 @@ impl Drop for Maintenance {
 }
 
 /// The engine is held only during a round, so that it can go.
-async fn run(engine: Weak<Inner>, wake: Arc<tokio::sync::Notify>, stopping: Arc<AtomicBool>) {
+async fn run(
+    env: Env,
+    engine: Weak<Inner>,
+    wake: Arc<tokio::sync::Notify>,
+    stopping: Arc<AtomicBool>,
+) {
     loop {
-        wake.notified().await;
+        // Woken or not: it looks.
+        let _woken = env.timeout(LOOK, wake.notified()).await;
         let Some(inner) = engine.upgrade() else {
             return;
         };
@@ -86,16 +99,36 @@ impl Inner {
         if self.checkpointer.is_due() {
             self.checkpointer.run(&self.log).await?;
         }
+        self.fold_oldest(stopping).await?;
+        let interrupted = || {
+            stopping.load(Ordering::Relaxed)
+                || self.log.fill().wants_folding()
+                || self.checkpointer.is_due()
+        };
+        if self.compact(interrupted).await? {
+            // The rest after another look at what cannot wait.
+            self.wake.notify_one();
+        }
+        self.slots.give_back_empty().await;
+        Ok(())
+    }
+
+    /// Folds until half of the log is free, or what is left is in use.
+    async fn fold_oldest(&self, stopping: &AtomicBool) -> Result<(), EngineError> {
         let mut rounds_in_vain = 0;
         while self.log.fill().wants_folding() && !stopping.load(Ordering::Relaxed) {
-            let before = self.log.fill();
             let mut segments = self.log.oldest();
             segments.truncate(SEGMENTS);
             let folded = self.fold(&segments).await?;
             tracing::debug!(?folded, ?segments, "folded");
+            let emptied: Vec<Weak<Segment>> = segments.iter().map(Arc::downgrade).collect();
             drop(segments);
             self.checkpointer.run(&self.log).await?;
-            if self.log.fill().used_segments >= before.used_segments {
+            self.grow_log().await?;
+            // Not by how full the log is: others fill what was freed.
+            if emptied.iter().any(|segment| segment.strong_count() == 0) {
+                rounds_in_vain = 0;
+            } else {
                 // Chunks are in use, or pending for long. More of the log will be written before the next look.
                 if !self.log.fill().is_full() {
                     break;
@@ -109,11 +142,6 @@ impl Inner {
                 self.env.sleep(REST).await;
             }
         }
-        if !stopping.load(Ordering::Relaxed) && self.compact().await?.more {
-            // The rest after another look at what cannot wait.
-            self.wake.notify_one();
-        }
-        self.slots.give_back_empty().await;
         Ok(())
     }
 

@@ -127,7 +127,7 @@ impl Inner {
             Ok(()) => Ok(None),
             Err(error @ (EngineError::ChunkCorrupt { .. } | EngineError::ReadFailed { .. })) => {
                 let current = self.committed_of(key);
-                let is_current = current.is_some_and(|current| is_same(&current, version));
+                let is_current = current.is_some_and(|current| current.is_same(version));
                 Ok(is_current.then_some(error))
             }
             Err(error) => Err(error),
@@ -154,13 +154,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-/// The same bytes at the same place; blocks may have been folded from the log into the slot meanwhile.
-fn is_same(current: &Version, version: &Version) -> bool {
-    let slot = |version: &Version| {
-        let content = version.content.as_ref()?;
-        Some(Arc::as_ptr(&content.slot))
-    };
-    current.head == version.head && slot(current) == slot(version)
 }

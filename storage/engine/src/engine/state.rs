@@ -94,11 +94,7 @@ impl State {
     }
 
     pub(crate) fn chunks(&self) -> impl Iterator<Item = (ChunkKey, &Record)> {
-        let targets = self.targets.iter();
-        targets.flat_map(|(&target, state)| {
-            let chunks = state.chunks.iter();
-            chunks.map(move |(&chunk, record)| (ChunkKey { target, chunk }, record))
-        })
+        self.all_after(None)
     }
 
     /// The chunk behind `after` in the order of keys, or the first one. Targets that are being removed do not count.

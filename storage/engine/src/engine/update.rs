@@ -39,10 +39,30 @@ impl Engine {
     pub async fn update(&self, request: UpdateRequest) -> Result<Updated, EngineError> {
         self.inner.health.check()?;
         let inner = self.inner.clone();
-        let task = async move { inner.update(request).await };
-        let result = self.inner.env.spawn("engine-update", task).join().await;
+        self.to_its_end(async move { inner.update(request).await })
+            .await
+    }
+
+    /// Moves the committed bytes of a chunk to another slot, as compaction does by itself; false when there are none, something
+    /// is pending or there is no slot. It is durable soon, or with the next `sync`.
+    ///
+    /// # Errors
+    /// `ChunkCorrupt` and `ReadFailed` when the bytes cannot be read, `UnknownTarget`, `Failed`.
+    pub async fn relocate(&self, key: ChunkKey) -> Result<bool, EngineError> {
+        self.inner.health.check()?;
+        let inner = self.inner.clone();
+        self.to_its_end(async move { inner.relocate(key).await })
+            .await
+    }
+
+    /// Runs work on slots in a task of its own. It goes on when the caller goes away.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let result = self.inner.env.spawn("engine-update", work).join().await;
         result.unwrap_or_else(|| {
-            let reason = "an update ended in the middle".to_owned();
+            let reason = "a change of a chunk ended in the middle".to_owned();
             Err(self.inner.health.fail(reason))
         })
     }
@@ -139,21 +159,10 @@ impl Engine {
     }
 }
 
-impl Engine {
-    /// Moves the committed bytes of a chunk to another slot, as compaction does by itself; false when there are none, something
-    /// is pending, or there is no slot. It is durable soon, or with the next `sync`.
-    ///
-    /// # Errors
-    /// `ChunkCorrupt` and `ReadFailed` when the bytes cannot be read, `UnknownTarget`, `Failed`.
-    pub async fn relocate(&self, key: ChunkKey) -> Result<bool, EngineError> {
-        self.inner.health.check()?;
-        self.inner.relocate_one(key).await
-    }
-}
-
 impl Inner {
     async fn update(&self, request: UpdateRequest) -> Result<Updated, EngineError> {
         self.log_room().await?;
+        self.committer.room().await?;
         loop {
             if let Some(updated) = self.try_update(&request).await? {
                 return Ok(updated);
@@ -283,8 +292,7 @@ impl Inner {
 
 /// Whether an update that was made for one version may be applied to the committed one.
 enum Applies {
-    /// They are the same version in the same slot. Blocks may have been folded from the log into the slot meanwhile,
-    /// which changes no byte.
+    /// They are the same version in the same slot.
     Yes,
     /// The same version, moved to another slot.
     ToMoved,
@@ -293,18 +301,10 @@ enum Applies {
 
 impl Applies {
     fn of(committed: Option<&Version>, base: Option<&Version>) -> Self {
-        fn place(version: &Version) -> Option<*const crate::slots::Slot> {
-            Some(Arc::as_ptr(&version.content.as_ref()?.slot))
-        }
         match (committed, base) {
             (None, None) => Self::Yes,
-            (Some(committed), Some(base)) if committed.head == base.head => {
-                if place(committed) == place(base) {
-                    Self::Yes
-                } else {
-                    Self::ToMoved
-                }
-            }
+            (Some(committed), Some(base)) if committed.is_same(base) => Self::Yes,
+            (Some(committed), Some(base)) if committed.head == base.head => Self::ToMoved,
             _ => Self::No,
         }
     }

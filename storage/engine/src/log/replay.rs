@@ -62,7 +62,14 @@ pub(crate) async fn replay(
         if let Some((segment, _)) = batch::peek(&first, start.disk)
             && segment <= limit
         {
-            replay.segments.insert(segment, file);
+            let other = replay.segments.insert(segment, file);
+            if let Some(other) = other {
+                return Err(inconsistent(format!(
+                    "{} and {} both claim to be segment {segment} of the log",
+                    FileId::Log(other),
+                    FileId::Log(file)
+                )));
+            }
         }
     }
     // A number that was begun is not used again, even if nothing of it was acknowledged.
@@ -137,12 +144,16 @@ fn batch_at(content: &[u8], disk: u64, at: usize) -> Option<(u64, Batch)> {
 }
 
 fn damaged(file: u32, missing: u64, found: u64) -> OpenError {
+    inconsistent(format!(
+        "the log lacks batch {missing}, but batch {found} in {} was written after it",
+        FileId::Log(file)
+    ))
+}
+
+fn inconsistent(problem: String) -> OpenError {
     OpenError::Inconsistent {
         count: 1,
-        problems: vec![format!(
-            "the log lacks batch {missing}, but batch {found} in {} was written after it",
-            FileId::Log(file)
-        )],
+        problems: vec![problem],
     }
 }
 
@@ -332,6 +343,20 @@ mod tests {
         assert_eq!((numbers(&found), found.next_segment), (vec![5], 2));
         disk.append(&disk.open().await, 6, 1).await;
         assert_eq!(numbers(&disk.replay().await.unwrap()), [5, 6]);
+    }
+
+    /// Which of them holds what is needed cannot be told, and the other would be written over.
+    #[tokio::test]
+    async fn two_files_that_claim_one_number_stop_the_disk() {
+        let disk = Disk::new();
+        disk.append(&disk.open().await, 5, 1).await;
+        let mut block = disk.buffers.allocate_zeroed(BLOCK);
+        block[..8].copy_from_slice(&START.disk.to_le_bytes());
+        block[8..16].copy_from_slice(&START.segment.to_le_bytes());
+        let second = FileId::Log(1);
+        disk.device.write(second, 0, block.freeze()).await.unwrap();
+        let error = disk.replay().await.unwrap_err().to_string();
+        assert!(error.contains("both claim to be segment 1"), "{error}");
     }
 
     #[tokio::test]

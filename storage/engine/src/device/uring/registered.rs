@@ -7,7 +7,7 @@
 //!
 //! Invariant: a slot is given to another only while `in_use` is 0, so no entry ever names a slot that changed. What
 //! is registered under a region's id is that region's memory: ids are never used twice, and memory keeps its id.
-//! The kernel holds registered pages itself, so freed memory is at worst kept until the next turn, never written for
+//! The kernel holds registered pages itself, so freed memory is at worst kept until the next turn without work, never written for
 //! somebody else.
 
 use std::{
