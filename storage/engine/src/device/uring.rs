@@ -1,20 +1,18 @@
 //! Group files read and written through io_uring.
 //!
-//! One thread owns the ring (`ring`). Others put operations into a queue, bounded by permits, and wake the thread
-//! through an eventfd that the ring itself reads, so an idle disk costs nothing. Any number of operations is in
-//! flight; none waits for another. The thread owns every buffer from submission to completion: a
-//! caller that goes away changes nothing.
+//! Operations, bounded by permits, go to the kernel from the thread of their caller; one task takes what is done
+//! (`ring`). Any number of operations is in flight; none waits for another. The ring owns every buffer from
+//! submission to completion: a caller that goes away changes nothing.
 
 mod registered;
 mod ring;
 
-use std::{io, sync::Arc, thread::JoinHandle};
+use std::{io, sync::Arc};
 
 use async_trait::async_trait;
 use common::{
     buf::{RegisteredBuf, SharedBuf},
-    env::Env,
-    sync::Mutex,
+    env::{Env, Task},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -22,45 +20,38 @@ use super::{
     Device, FileId, check_alignment, closed,
     files::{Files, OpenFile},
 };
-use crate::device::uring::ring::{Durable, Operation, Submissions};
+use crate::device::uring::ring::{Durable, Operation, Ring};
 
 /// Operations in flight at most; half of the ring's entries.
 pub(crate) const DEPTH_MAX: u32 = 1024;
 
-/// The files of one disk and the thread that does their I/O.
+/// The files of one disk and the ring that does their I/O.
 #[derive(Debug)]
 pub struct UringDevice {
     env: Env,
     files: Arc<Files>,
     permits: Arc<Semaphore>,
     depth: u32,
-    submissions: Arc<Submissions>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    ring: Arc<Ring>,
+    reaper: Task<()>,
 }
 
 impl UringDevice {
-    /// Starts the thread and its ring.
+    /// Makes the ring, within a runtime.
     ///
     /// # Errors
     /// When the kernel has no io_uring or does not allow it.
     pub(crate) fn new(env: &Env, files: Arc<Files>, depth: u32) -> io::Result<Self> {
-        let submissions = Arc::new(Submissions::new()?);
-        let (started, start) = std::sync::mpsc::sync_channel(1);
-        let thread = {
-            let submissions = submissions.clone();
-            env.spawn_thread("disk-uring", move || {
-                ring::run(&submissions, depth, &started)
-            })?
-        };
-        // Comes at once: making a ring takes microseconds.
-        start.recv().map_err(|_| closed())??;
+        let ring = Arc::new(Ring::new(depth)?);
+        let completions = ring::completions(ring.clone())?;
+        let reaper = env.spawn("disk-uring", ring::reap(completions));
         Ok(Self {
             env: env.clone(),
             files,
             permits: Arc::new(Semaphore::new(depth as usize)),
             depth,
-            submissions,
-            thread: Mutex::new(Some(thread)),
+            ring,
+            reaper,
         })
     }
 
@@ -102,7 +93,7 @@ impl UringDevice {
         operation: Operation,
         done: oneshot::Receiver<io::Result<T>>,
     ) -> io::Result<T> {
-        self.submissions.push(operation)?;
+        self.ring.push(operation)?;
         done.await.map_err(|_| closed())?
     }
 }
@@ -124,9 +115,7 @@ impl Device for UringDevice {
     async fn remove(&self, id: FileId) -> io::Result<()> {
         let removed = self.blocking(move |files| files.remove(id)).await;
         // The space of a file comes back when the ring has let go of it, too.
-        if let Ok(released) = self.submissions.release_files() {
-            drop(released.await);
-        }
+        self.ring.release_files();
         removed
     }
 
@@ -163,24 +152,15 @@ impl Device for UringDevice {
         let all = self.permits.acquire_many(self.depth).await;
         self.permits.close();
         drop(all);
-        self.submissions.close();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread
-            && self.env.blocking(move || thread.join()).await.is_err()
-        {
-            tracing::error!("the I/O thread of a disk had panicked");
-        }
+        self.ring.close();
+        self.reaper.abort();
     }
 }
 
 impl Drop for UringDevice {
     fn drop(&mut self) {
         // Waits for what is in flight: after this no write of ours can touch the files any more.
-        self.submissions.close();
-        if let Some(thread) = self.thread.get_mut().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the I/O thread of a disk had panicked");
-        }
+        self.ring.close();
+        self.reaper.abort();
     }
 }
