@@ -388,6 +388,10 @@ impl Shared {
         let appended =
             appended.map_err(|error| self.health.fail(format!("cannot write the log: {error}")))?;
         self.settle(entries, &appended);
+        if self.log.fill().is_full() {
+            // Also when nobody waits for room: what needs none goes on.
+            self.checkpointer.wake.notify_one();
+        }
         Ok(())
     }
 

@@ -11,7 +11,8 @@
 //! 3. Read the segments, window by window; write the blocks to their slots, verified; sync the groups.
 //! 4. Let the committed versions have these blocks in their slots: also one that was committed meanwhile, if it still
 //!    has the very block in the log.
-//! 5. Chunks that were in use are tried again; what is left is copied to the end of the log if the log is full.
+//! 5. Chunks that were in use are tried again. If the log is full, what is left in segments that are less than half in use is
+//!    copied to the end of the log. Fuller ones stay as they are: two of them would not fit into one.
 //!
 //! After the next checkpoint no record refers to the segments, and their files are free.
 
@@ -54,6 +55,8 @@ pub(crate) struct Folded {
     pub(crate) blocks: u64,
     /// Blocks copied inside the log.
     pub(crate) moved: u64,
+    /// Something could not be read, was damaged, or had no space in its slot.
+    pub(crate) stuck: bool,
 }
 
 /// A committed version with blocks to fold.
@@ -78,29 +81,71 @@ impl Inner {
     /// Folds what is in these segments as far as may be.
     pub(crate) async fn fold(&self, segments: &[Arc<Segment>]) -> Result<Folded, EngineError> {
         let mut folded = Folded::default();
-        let windows = self.read_windows(segments).await;
+        if !self.can_fold(segments) && self.sparse(segments).is_empty() {
+            return Ok(folded);
+        }
+        let windows = self.read_windows(segments, &mut folded).await;
         for _ in 0..TRIES {
-            let live = segments.iter().flat_map(|segment| segment.live_data());
-            let keys: BTreeSet<ChunkKey> = live.map(|(data, _)| data.key).collect();
+            let keys = live_keys(segments);
             if keys.is_empty() {
                 return Ok(folded);
             }
-            let before = folded;
+            let before = folded.blocks;
             self.fold_chunks(keys, &windows, &mut folded).await?;
             // What was folded is let go when that is durable.
             self.committer.flush().wait(&self.health).await?;
-            if folded == before {
+            if folded.blocks == before {
                 break;
             }
         }
-        if self.log.fill().is_full() {
-            self.move_on(segments, &windows, &mut folded).await?;
-        }
+        let sparse = self.sparse(segments);
+        self.move_on(&sparse, &windows, &mut folded).await?;
         Ok(folded)
     }
 
+    /// Whether it is worth while to read the segments: not when all that is in them is pending, or lies below what is pending,
+    /// which may be so for long.
+    fn can_fold(&self, segments: &[Arc<Segment>]) -> bool {
+        let numbers: BTreeSet<u64> = segments.iter().map(|segment| segment.number).collect();
+        let lies_there = |logged: &Logged| {
+            let place = logged.data.log_ref();
+            place.is_some_and(|place| numbers.contains(&place.segment))
+        };
+        let keys = live_keys(segments);
+        let state = self.state.lock();
+        let mut records = keys.into_iter().filter_map(|key| state.record(key));
+        records.any(|record| {
+            let committed = record.committed.as_ref();
+            let Some(content) = committed.and_then(|version| version.content.as_ref()) else {
+                return false;
+            };
+            let pending = record.pending.as_ref().and_then(|version| version.slot());
+            let is_below = pending.is_some_and(|slot| Arc::ptr_eq(slot, &content.slot));
+            let detail = content.detail.load_full();
+            let mut overlay = detail.iter().flat_map(|detail| &detail.overlay);
+            !is_below && overlay.any(|(_, logged)| lies_there(logged))
+        })
+    }
+
+    /// Those of the segments that are to be moved if the log is full: so little is in each that fewer are in use afterwards.
+    fn sparse(&self, segments: &[Arc<Segment>]) -> Vec<Arc<Segment>> {
+        if !self.log.fill().is_full() {
+            return Vec::new();
+        }
+        let mut room = self.log.room_for_moving();
+        let sparse = segments.iter().filter(|segment| {
+            let live = segment.live_blocks();
+            let fits = live > 0 && live * 2 < u64::from(segment.blocks) && live <= room;
+            if fits {
+                room -= live;
+            }
+            fits
+        });
+        sparse.cloned().collect()
+    }
+
     /// Reads the parts of segments in which there is something.
-    async fn read_windows(&self, segments: &[Arc<Segment>]) -> Windows {
+    async fn read_windows(&self, segments: &[Arc<Segment>], folded: &mut Folded) -> Windows {
         let mut wanted = Vec::new();
         for segment in segments {
             let live = segment.live_data().into_iter();
@@ -127,6 +172,7 @@ impl Inner {
             }
         }));
         let reads: Vec<_> = reads.buffer_unordered(READS).collect().await;
+        folded.stuck |= reads.iter().any(Option::is_none);
         Windows(reads.into_iter().flatten().collect())
     }
 
@@ -170,6 +216,7 @@ impl Inner {
                 damaged.insert(index);
             }
         }
+        folded.stuck |= !damaged.is_empty();
         let sound = candidates
             .iter()
             .enumerate()
@@ -386,6 +433,12 @@ impl Candidate {
         }
         runs
     }
+}
+
+/// The chunks that need what is in segments.
+fn live_keys(segments: &[Arc<Segment>]) -> BTreeSet<ChunkKey> {
+    let live = segments.iter().flat_map(|segment| segment.live_data());
+    live.map(|(data, _)| data.key).collect()
 }
 
 /// Whether this is what is committed, nothing is pending in its slot, and nobody holds another version in its slot.

@@ -12,6 +12,7 @@
 pub(crate) mod batch;
 pub(crate) mod entry;
 pub(crate) mod replay;
+mod segment;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,9 +26,9 @@ use common::{
 };
 use tokio::sync::{Notify, futures::Notified};
 
-use self::{batch::BatchId, entry::LogRef};
+use self::batch::BatchId;
+pub(crate) use self::segment::{LogData, Place, Segment};
 use crate::{
-    chunk_meta::ChunkKey,
     device::{Device, FileId},
     group::BLOCK_BYTES,
 };
@@ -39,7 +40,7 @@ pub(crate) const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Files that are there from the start, so that a full file system cannot stop removals: one is written, one waits to
 /// be folded, one is for the folding.
-const FILES_MIN: usize = 3;
+const FILES_MIN: u64 = 3;
 /// Zeros are written in pieces of this size.
 const ZERO_PIECE_BYTES: u64 = 1 << 20;
 
@@ -58,139 +59,6 @@ pub(crate) struct LogStart {
     pub(crate) segment: u64,
     /// The first batch that the records do not contain.
     pub(crate) batch: u64,
-}
-
-/// One use of a file.
-pub(crate) struct Segment {
-    pub(crate) number: u64,
-    file: u32,
-    /// Whether the file has the size that segments have now: else it is not written again.
-    reusable: bool,
-    /// Blocks of the file.
-    pub(crate) blocks: u32,
-    /// What was written here, for those who want to empty it.
-    data: Mutex<Vec<Weak<LogData>>>,
-    log: Weak<Shared>,
-}
-
-impl fmt::Debug for Segment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Segment({} in file {})", self.number, self.file)
-    }
-}
-
-impl Segment {
-    pub(crate) fn file(&self) -> FileId {
-        FileId::Log(self.file)
-    }
-
-    /// The blocks here that someone still needs, with their places.
-    pub(crate) fn live_data(&self) -> Vec<(Arc<LogData>, LogRef)> {
-        let mut data = self.data.lock();
-        let mut live = Vec::new();
-        data.retain(|data| {
-            let data = data.upgrade();
-            // Others were moved to another segment.
-            let here = data.and_then(|data| {
-                let place = data.log_ref()?;
-                (place.segment == self.number).then_some((data, place))
-            });
-            let is_here = here.is_some();
-            live.extend(here);
-            is_here
-        });
-        live
-    }
-}
-
-impl Drop for Segment {
-    fn drop(&mut self) {
-        if let Some(log) = self.log.upgrade() {
-            let mut state = log.state.lock();
-            state.alive.remove(&self.number);
-            if self.reusable {
-                state.free.push_back(self.file);
-            } else {
-                state.files -= 1;
-                state.odd.push(self.file);
-            }
-            drop(state);
-            log.freed.notify_waiters();
-        }
-    }
-}
-
-/// Where neighbouring blocks in the log are. Shared by every version whose content they are part of.
-#[derive(Debug)]
-pub(crate) struct LogData {
-    /// Whose blocks they are.
-    pub(crate) key: ChunkKey,
-    pub(crate) blocks: u32,
-    place: Mutex<Place>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Place {
-    /// Not written yet.
-    Memory(SharedBuf),
-    Log {
-        segment: Arc<Segment>,
-        at: u32,
-    },
-}
-
-impl LogData {
-    /// Blocks that are going to be written.
-    pub(crate) fn new(key: ChunkKey, bytes: SharedBuf) -> Arc<Self> {
-        let blocks = bytes.len() / BLOCK_BYTES as usize;
-        Arc::new(Self {
-            key,
-            blocks: u32::try_from(blocks).expect("small updates are small"),
-            place: Mutex::new(Place::Memory(bytes)),
-        })
-    }
-
-    /// One block found when the disk was opened.
-    pub(crate) fn found(key: ChunkKey, segment: &Arc<Segment>, at: u32) -> Arc<Self> {
-        let place = Place::Log {
-            segment: segment.clone(),
-            at,
-        };
-        let data = Arc::new(Self {
-            key,
-            blocks: 1,
-            place: Mutex::new(place),
-        });
-        segment.data.lock().push(Arc::downgrade(&data));
-        data
-    }
-
-    pub(crate) fn place(&self) -> Place {
-        self.place.lock().clone()
-    }
-
-    /// Where the blocks are in the log, once they are.
-    pub(crate) fn log_ref(&self) -> Option<LogRef> {
-        match &*self.place.lock() {
-            Place::Memory(_) => None,
-            Place::Log { segment, at } => Some(LogRef {
-                segment: segment.number,
-                at: *at,
-            }),
-        }
-    }
-
-    /// The blocks are in the log now, durably.
-    pub(crate) fn put(self: &Arc<Self>, segment: &Arc<Segment>, at: u32) {
-        segment.data.lock().push(Arc::downgrade(self));
-        let place = Place::Log {
-            segment: segment.clone(),
-            at,
-        };
-        let before = std::mem::replace(&mut *self.place.lock(), place);
-        // Not under a lock: the segment may go with it.
-        drop(before);
-    }
 }
 
 /// A batch that is durable.
@@ -249,6 +117,8 @@ struct Shared {
     buffers: BufPool,
     disk: u64,
     segment_bytes: u64,
+    /// As many files as there may be while the file system has space.
+    files_wanted: u64,
     state: Mutex<State>,
     /// Told when a file can be used again.
     freed: Notify,
@@ -257,10 +127,12 @@ struct Shared {
 struct State {
     /// Files that nobody needs.
     free: VecDeque<u32>,
-    /// All files.
+    /// All files of the size that segments have now.
     files: u64,
+    /// Never below `FILES_MIN`: with fewer nothing could be folded, and who waits for that would wait for ever.
     files_max: u64,
-    next_file: u32,
+    /// Above the number of every file there is, so wider than that.
+    next_file: u64,
     next_segment: u64,
     next_batch: u64,
     /// The segment that is written, and the next block in it.
@@ -269,8 +141,26 @@ struct State {
     retained: BTreeMap<u64, Arc<Segment>>,
     /// All that someone needs.
     alive: BTreeMap<u64, Weak<Segment>>,
-    /// Files of another size, to be removed.
-    odd: Vec<u32>,
+    /// Segments in files of another size.
+    odd_in_use: u64,
+    /// Files to be removed: of another size, or more than there may be.
+    unwanted: Vec<u32>,
+}
+
+impl State {
+    /// Nobody needs this file any more. The log may have outgrown its size for a while.
+    fn give_back(&mut self, file: u32) {
+        if self.files > self.files_max {
+            self.files -= 1;
+            self.unwanted.push(file);
+        } else {
+            self.free.push_back(file);
+        }
+    }
+
+    fn used_segments(&self) -> u64 {
+        self.files + self.odd_in_use - self.free.len() as u64
+    }
 }
 
 /// What a log is opened over.
@@ -297,26 +187,33 @@ impl Log {
         let sizes: BTreeMap<u32, u64> = parts.files.iter().copied().collect();
         let reusable = |file: u32| sizes.get(&file) == Some(&segment_bytes);
         let holding: BTreeSet<u32> = parts.segments.values().copied().collect();
-        let (free, odd): (Vec<u32>, Vec<u32>) = sizes
+        let (free, unwanted): (Vec<u32>, Vec<u32>) = sizes
             .keys()
             .filter(|file| !holding.contains(file))
             .partition(|&&file| reusable(file));
+        let reusable_held = holding.iter().filter(|&&file| reusable(file)).count();
+        let files_wanted = (parts.log_bytes / segment_bytes).max(FILES_MIN + 1);
         let log = Self(Arc::new(Shared {
             device: parts.device,
             buffers: parts.buffers,
             disk: parts.start.disk,
             segment_bytes,
+            files_wanted,
             state: Mutex::new(State {
-                files: (free.len() + holding.len()) as u64,
-                files_max: (parts.log_bytes / segment_bytes).max(FILES_MIN as u64 + 1),
-                next_file: sizes.keys().next_back().map_or(0, |file| file + 1),
+                files: (free.len() + reusable_held) as u64,
+                files_max: files_wanted,
+                next_file: sizes
+                    .keys()
+                    .next_back()
+                    .map_or(0, |&file| u64::from(file) + 1),
                 free: free.into(),
                 next_segment: parts.next_segment,
                 next_batch: parts.next_batch,
                 current: None,
                 retained: BTreeMap::new(),
                 alive: BTreeMap::new(),
-                odd,
+                odd_in_use: (holding.len() - reusable_held) as u64,
+                unwanted,
             }),
             freed: Notify::new(),
         }));
@@ -341,19 +238,22 @@ impl Log {
         (log, found)
     }
 
-    /// Sees to it that the files that must always be there are.
+    /// Sees to it that the files that must always be there are, besides those of another size.
+    ///
+    /// # Errors
+    /// When there is no space for them, for example because those of another size take it.
     pub(crate) async fn prepare(&self) -> io::Result<()> {
-        self.remove_odd().await?;
-        while self.0.state.lock().files < FILES_MIN as u64 {
+        self.remove_unwanted().await?;
+        while self.0.state.lock().files < FILES_MIN {
             let file = self.make_file().await?;
             self.0.state.lock().free.push_back(file);
         }
         Ok(())
     }
 
-    async fn remove_odd(&self) -> io::Result<()> {
-        let odd = std::mem::take(&mut self.0.state.lock().odd);
-        for file in odd {
+    async fn remove_unwanted(&self) -> io::Result<()> {
+        let unwanted = std::mem::take(&mut self.0.state.lock().unwanted);
+        for file in unwanted {
             self.0.device.remove(FileId::Log(file)).await?;
         }
         Ok(())
@@ -362,7 +262,7 @@ impl Log {
     pub(crate) fn fill(&self) -> Fill {
         let state = self.0.state.lock();
         Fill {
-            used_segments: state.files - state.free.len() as u64,
+            used_segments: state.used_segments(),
             segments_max: state.files_max,
         }
     }
@@ -371,6 +271,22 @@ impl Log {
     pub(crate) fn unallocated_bytes(&self) -> u64 {
         let state = self.0.state.lock();
         state.files_max.saturating_sub(state.files) * self.0.segment_bytes
+    }
+
+    /// How many blocks may be moved to the end of the log: what is written for them fits into the files there are, also when
+    /// half of each segment stays empty behind its last batch. At least one segment that is half empty is always moved,
+    /// unless the file system is known to have no space for another file.
+    pub(crate) fn room_for_moving(&self) -> u64 {
+        let capacity = u64::from(self.segment_blocks());
+        let state = self.0.state.lock();
+        let current = state.current.as_ref();
+        let rest = current.map_or(0, |(_, at)| capacity - u64::from(*at));
+        let room = (state.free.len() as u64 * capacity + rest) / 2;
+        if state.files_max == self.0.files_wanted {
+            room.max(capacity / 2)
+        } else {
+            room
+        }
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {
@@ -521,12 +437,27 @@ impl Log {
     async fn make_file(&self) -> io::Result<u32> {
         let number = {
             let mut state = self.0.state.lock();
+            let number = u32::try_from(state.next_file);
+            let number =
+                number.map_err(|_| io::Error::other("no numbers are left for files of the log"))?;
             state.next_file += 1;
-            state.next_file - 1
+            number
         };
-        let (file, bytes) = (FileId::Log(number), self.0.segment_bytes);
-        let device = &self.0.device;
-        device.create(file).await?;
+        let file = FileId::Log(number);
+        self.0.device.create(file).await?;
+        if let Err(error) = self.fill_with_zeros(file).await {
+            // A part of a file takes space and is of no use. If it stays, the next opening removes it.
+            if let Err(error) = self.0.device.remove(file).await {
+                tracing::warn!(%error, %file, "a file of the log that was not finished stays");
+            }
+            return Err(error);
+        }
+        self.0.state.lock().files += 1;
+        Ok(number)
+    }
+
+    async fn fill_with_zeros(&self, file: FileId) -> io::Result<()> {
+        let (device, bytes) = (&self.0.device, self.0.segment_bytes);
         device.reserve(file, bytes).await?;
         let zeros = self
             .0
@@ -541,16 +472,13 @@ impl Log {
                 .write(file, offset - piece.len() as u64, piece)
                 .await?;
         }
-        device.sync(file).await?;
-        self.0.state.lock().files += 1;
-        Ok(number)
+        device.sync(file).await
     }
 
-    /// Makes a file ahead of its use when there is none left and the log may grow. Files of another size that nobody needs
-    /// any more go.
+    /// Makes a file ahead of its use when there is none left and the log may grow. Files that are not wanted any more go.
     pub(crate) async fn grow_ahead(&self) -> io::Result<()> {
-        if let Err(error) = self.remove_odd().await {
-            tracing::warn!(%error, "a file of a log of another size stays until the disk is opened again");
+        if let Err(error) = self.remove_unwanted().await {
+            tracing::warn!(%error, "a file that the log does not want stays until the disk is opened again");
         }
         let wanted = {
             let state = self.0.state.lock();
@@ -562,7 +490,7 @@ impl Log {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                     // What there is must do.
                     let mut state = self.0.state.lock();
-                    state.files_max = state.files;
+                    state.files_max = state.files.max(FILES_MIN);
                     tracing::warn!(
                         segments = state.files,
                         "the file system is full, the log does not grow any more"

@@ -14,12 +14,14 @@ macro_rules! say {
 }
 
 mod append;
+mod bad_files;
 mod check;
 mod compaction;
 mod crash;
 mod failing;
 mod faults;
 mod flips;
+mod folding;
 mod history;
 mod kill;
 mod lifecycle;
