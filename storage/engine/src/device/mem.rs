@@ -134,16 +134,36 @@ impl MemDevice {
         }
     }
 
+    /// The disk as it is found when only the process was killed: everything is there, and not synced if it was not. With new
+    /// power; the device before has none any more.
+    #[must_use]
+    pub fn kill(&self, power: Arc<PowerSwitch>) -> Self {
+        self.power.cut();
+        Self {
+            env: self.env.clone(),
+            power,
+            disk: Arc::new(Mutex::new(std::mem::take(&mut *self.disk.lock()))),
+        }
+    }
+
     /// Flips one bit of what is stored, as aging media do.
     ///
     /// # Panics
     /// When there is no such byte.
     pub fn flip_bit(&self, id: FileId, offset: usize) {
+        self.flip_bits(id, offset, 1);
+    }
+
+    /// Flips those bits of one byte that are set in `bits`.
+    ///
+    /// # Panics
+    /// When there is no such byte.
+    pub fn flip_bits(&self, id: FileId, offset: usize, bits: u8) {
         let mut disk = self.disk.lock();
         let file = disk.files.get_mut(&id).expect("the id exists");
-        file.current[offset] ^= 1;
+        file.current[offset] ^= bits;
         if let Some(byte) = file.durable.get_mut(offset) {
-            *byte ^= 1;
+            *byte ^= bits;
         }
     }
 

@@ -51,26 +51,12 @@ pub(crate) async fn replay(
         next_batch: start.batch,
         ..Replay::default()
     };
-    for &(file, bytes) in files {
-        if bytes < u64::from(BLOCK_BYTES) {
-            continue;
-        }
-        let first = read(device, buffers, file, BLOCK as u64).await?;
-        // A header proves nothing. Segments that are news have numbers from the start on, one for each file; a number far
-        // beyond is damage, and nothing may be counted on from there.
-        let limit = start.segment + files.len() as u64 + SEGMENTS_SPARE;
-        if let Some((segment, _)) = batch::peek(&first, start.disk)
-            && segment <= limit
-        {
-            let other = replay.segments.insert(segment, file);
-            if let Some(other) = other {
-                return Err(inconsistent(format!(
-                    "{} and {} both claim to be segment {segment} of the log",
-                    FileId::Log(other),
-                    FileId::Log(file)
-                )));
-            }
-        }
+    for (segment, claiming) in claims(device, buffers, files, start).await? {
+        let file = match &claiming[..] {
+            [(file, _)] => *file,
+            _ => holder(device, buffers, (segment, &claiming), start.disk).await?,
+        };
+        replay.segments.insert(segment, file);
     }
     // A number that was begun is not used again, even if nothing of it was acknowledged.
     if let Some((&last, _)) = replay.segments.last_key_value() {
@@ -94,6 +80,62 @@ pub(crate) async fn replay(
         replay.read_file(&content, start, file)?;
     }
     Ok(replay)
+}
+
+/// The files whose first block says that they are a segment, with their bytes, by its number.
+async fn claims(
+    device: &Arc<dyn Device>,
+    buffers: &BufPool,
+    files: &[(u32, u64)],
+    start: LogStart,
+) -> Result<BTreeMap<u64, Vec<(u32, u64)>>, OpenError> {
+    // A header proves nothing. Segments that are news have numbers from the start on, one for each file; a number far beyond
+    // is damage, and nothing may be counted on from there.
+    let limit = start.segment + files.len() as u64 + SEGMENTS_SPARE;
+    let mut claims: BTreeMap<u64, Vec<(u32, u64)>> = BTreeMap::new();
+    for &(file, bytes) in files {
+        if bytes < u64::from(BLOCK_BYTES) {
+            continue;
+        }
+        let first = read(device, buffers, file, BLOCK as u64).await?;
+        if let Some((segment, _)) = batch::peek(&first, start.disk)
+            && segment <= limit
+        {
+            claims.entry(segment).or_default().push((file, bytes));
+        }
+    }
+    Ok(claims)
+}
+
+/// Which of some files holds the segment that all of them claim to be: the one with a whole first batch. One flipped bit makes
+/// any number of another, in a file that may have been of no use for long.
+async fn holder(
+    device: &Arc<dyn Device>,
+    buffers: &BufPool,
+    (segment, claiming): (u64, &[(u32, u64)]),
+    disk: u64,
+) -> Result<u32, OpenError> {
+    let mut holders = Vec::new();
+    for &(file, bytes) in claiming {
+        let content = read(device, buffers, file, bytes).await?;
+        if batch::parse(&content, disk, segment, 0).is_ok() {
+            holders.push(file);
+        }
+    }
+    match &holders[..] {
+        [holder] => Ok(*holder),
+        _ => {
+            let names = claiming
+                .iter()
+                .map(|&(file, _)| FileId::Log(file).to_string());
+            let names: Vec<String> = names.collect();
+            Err(inconsistent(format!(
+                "{} all claim to be segment {segment} of the log, and {} of them begin with a batch of it",
+                names.join(", "),
+                holders.len()
+            )))
+        }
+    }
 }
 
 async fn read(
@@ -350,13 +392,48 @@ mod tests {
     async fn two_files_that_claim_one_number_stop_the_disk() {
         let disk = Disk::new();
         disk.append(&disk.open().await, 5, 1).await;
-        let mut block = disk.buffers.allocate_zeroed(BLOCK);
-        block[..8].copy_from_slice(&START.disk.to_le_bytes());
-        block[8..16].copy_from_slice(&START.segment.to_le_bytes());
+        let whole = disk.device.stored(FileId::Log(0), 0..4 * BLOCK);
         let second = FileId::Log(1);
-        disk.device.write(second, 0, block.freeze()).await.unwrap();
+        let copy = disk.buffers.copy_from(&whole).freeze();
+        disk.device.write(second, 0, copy).await.unwrap();
         let error = disk.replay().await.unwrap_err().to_string();
-        assert!(error.contains("both claim to be segment 1"), "{error}");
+        assert!(error.contains("all claim to be segment 1"), "{error}");
+        // Nor can it when neither has a batch.
+        for file in [FileId::Log(0), second] {
+            disk.device.flip_bit(file, 50);
+        }
+        let error = disk.replay().await.unwrap_err().to_string();
+        assert!(error.contains("and 0 of them begin"), "{error}");
+    }
+
+    /// A flipped bit in the header of a file that nobody needs any more.
+    #[tokio::test]
+    async fn a_file_that_only_claims_a_number_is_no_segment() {
+        for forged in [0, 1] {
+            let disk = Disk::new();
+            let log = disk.open().await;
+            for number in 0..4 {
+                disk.append(&log, number, 20).await;
+            }
+            log.release_before(log.end());
+            // Files 0 and 1 hold segments 1 and 2: one bit makes 3 of either number.
+            let number_at = 8;
+            let start = LogStart {
+                segment: 2,
+                batch: 4,
+                ..START
+            };
+            let (stale, live) = (FileId::Log(0), FileId::Log(1));
+            if forged == 1 {
+                disk.device.flip_bits(stale, number_at, 3);
+            }
+            let device: Arc<dyn Device> = disk.device.clone();
+            let files = disk.files().await;
+            let replay = replay(&device, &disk.buffers, &files, start).await.unwrap();
+            assert_eq!(numbers(&replay), [3]);
+            assert_eq!(replay.segments.get(&2), Some(&1), "{live}");
+            assert_eq!(replay.next_segment, 3);
+        }
     }
 
     #[tokio::test]
