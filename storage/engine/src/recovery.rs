@@ -326,7 +326,7 @@ impl Rebuild<'_> {
 
     fn logged(&mut self, key: ChunkKey, place: LogRef) -> Result<Logged, String> {
         let mut place = place;
-        // A block may have been moved more than once.
+        // A block may have been moved more than once; to an end, because moves only go forward.
         while let Some(&moved) = self.moved.get(&place) {
             place = moved;
             self.moves_met += 1;
@@ -343,6 +343,12 @@ impl Rebuild<'_> {
                 place.segment
             )
         })?;
+        if place.at >= segment.blocks {
+            return Err(format!(
+                "a block lies behind the end of segment {} of the log",
+                place.segment
+            ));
+        }
         let data = LogData::found(key, segment, place.at);
         self.data.insert(place, data.clone());
         Ok(Logged { data, at: 0 })

@@ -206,3 +206,24 @@ async fn contradicting_records_stop_the_disk() {
         "{problems:?}"
     );
 }
+
+#[tokio::test]
+async fn a_block_behind_the_end_of_the_log_stops_the_disk() {
+    let (env, disk, engine) = engine_with(config()).await;
+    put(&engine, key(0), 1, 0, &pattern(1, 100_000)).await;
+    put(&engine, key(0), 2, 0, &pattern(2, 4096)).await;
+    engine.close().await;
+    disk.store.tamper(|records| {
+        let chunk = records.iter_mut().find(|(key, _)| key[0] == b'C');
+        let (_, record) = chunk.unwrap();
+        // The last fields: the block's place in its segment, and that nothing is pending.
+        let place = record.len() - 2;
+        assert!(record[place] < 64 && record[place + 1] == 0);
+        record.truncate(place);
+        record.extend([0x88, 0x27, 0]);
+    });
+    let (device, store) = (Arc::new(disk.device.clone()), Arc::new(disk.store.clone()));
+    let opened = Engine::open_on(&env, device, store, config(), BufPool::new(0)).await;
+    let error = opened.unwrap_err().to_string();
+    assert!(error.contains("behind the end of segment"), "{error}");
+}

@@ -145,7 +145,7 @@ impl Files {
             FileId::Group(group) => (group.number, GROUP_EXTENSION),
             FileId::Log(number) => (number, LOG_EXTENSION),
         };
-        self.dir_of(id).join(format!("{number:08}{extension}"))
+        self.dir_of(id).join(file_name(number, extension))
     }
 
     pub(crate) fn list(&self) -> io::Result<Vec<(FileId, u64)>> {
@@ -269,10 +269,15 @@ fn list_dir(
     Ok(())
 }
 
-fn file_number(file_name: &str, extension: &str) -> Option<u32> {
-    let digits = file_name.strip_suffix(extension)?;
-    let well_formed = digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    well_formed.then(|| digits.parse().ok())?
+fn file_name(number: u32, extension: &str) -> String {
+    format!("{number:08}{extension}")
+}
+
+/// The number of a file of this name; only of the very name that it is given, so that no two files have one number.
+fn file_number(name: &str, extension: &str) -> Option<u32> {
+    let number = name.strip_suffix(extension)?.parse().ok()?;
+    // The last number is never given out: the next file gets one above all others.
+    (number < u32::MAX && file_name(number, extension) == name).then_some(number)
 }
 
 fn supports_direct(dir: &Path) -> io::Result<bool> {
@@ -345,6 +350,9 @@ mod tests {
         files.create(FileId::Log(7)).unwrap();
         fs::write(dir.path().join("groups/64k/notes.txt"), "x").unwrap();
         fs::write(dir.path().join("groups/64k/3.dat"), "x").unwrap();
+        fs::write(dir.path().join("groups/64k/000000003.dat"), "x").unwrap();
+        fs::write(dir.path().join("groups/64k/4294967295.dat"), "x").unwrap();
+        fs::write(dir.path().join("log/4294967295.log"), "x").unwrap();
         fs::write(dir.path().join("log/00000003.dat"), "x").unwrap();
         assert_eq!(files.list().unwrap(), [(group(3), 0), (FileId::Log(7), 0)]);
     }

@@ -28,7 +28,7 @@ pub(crate) struct Replayed {
     pub(super) targets: BTreeMap<TargetId, Option<ChainId>>,
     /// Chunks that were changed; without versions: dropped.
     pub(super) chunks: BTreeMap<ChunkKey, PlainRecord>,
-    /// Where blocks went that were moved inside the log.
+    /// Where blocks went that were moved inside the log, each further on.
     pub(super) moved: BTreeMap<LogRef, LogRef>,
     /// Chunks with entries that do not fit what is there: what they are now is unknown.
     pub(super) spoiled: BTreeSet<ChunkKey>,
@@ -81,6 +81,12 @@ impl Replayed {
                 return Ok(());
             }
             LogEntry::Moved { from, blocks } => {
+                // Blocks are moved to the end of the log. Others could lead back to where they came from.
+                if *from >= payload {
+                    let reason = format!("the log moves blocks from {from:?} back to {payload:?}");
+                    self.problems.add(reason);
+                    return Ok(());
+                }
                 for block in 0..*blocks {
                     self.moved.insert(from.plus(block), payload.plus(block));
                 }
@@ -270,6 +276,32 @@ impl PlainVersion {
             head: self.head,
             position: content.map(|(position, _)| *position),
             overlay: content.map_or_else(Vec::new, |(_, blocks)| blocks.overlay.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{device::mem::PowerSwitch, meta_store::mem::MemStore};
+
+    /// Whoever looks for a block that was moved would go round for ever.
+    #[test]
+    fn moves_that_lead_back_are_refused() {
+        let store = MemStore::new(PowerSwitch::lasting());
+        let place = |segment, at| LogRef { segment, at };
+        let moved = |from, to| (LogEntry::Moved { from, blocks: 2 }, to);
+        let forth = moved(place(1, 5), place(2, 3));
+        let replayed = apply(&store, vec![forth.clone()]).unwrap();
+        assert_eq!(replayed.moved.len(), 2);
+        assert!(replayed.problems.list().is_empty());
+        for back in [
+            moved(place(2, 3), place(1, 5)),
+            moved(place(2, 3), place(2, 3)),
+        ] {
+            let replayed = apply(&store, vec![forth.clone(), back]).unwrap();
+            assert_eq!(replayed.moved.len(), 2);
+            assert_eq!(replayed.problems.list().len(), 1);
         }
     }
 }
