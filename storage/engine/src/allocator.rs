@@ -12,6 +12,10 @@ use crate::group::{GroupId, Position, SLOTS_PER_GROUP, SizeClass, SlotIndex};
 
 const HALF: u16 = SLOTS_PER_GROUP / 2;
 
+/// An empty group is kept for the next chunk of its class if its file has no more bytes than this: it is worth the making of a
+/// file, but not much space.
+const KEPT_BYTES_MAX: u64 = 64 << 20;
+
 /// The taken slots of one disk.
 #[derive(Debug, Default)]
 pub(crate) struct Allocator {
@@ -24,8 +28,8 @@ struct Class {
     groups: BTreeMap<u32, Group>,
     /// (free slots, number) of each group with a free slot: the first one is the fullest.
     by_free: BTreeSet<(u16, u32)>,
-    /// Above every number given out since the start.
-    next_number: u32,
+    /// Above every number given out since the start, so wider than they are.
+    next_number: u64,
 }
 
 #[derive(Debug, Default)]
@@ -68,13 +72,12 @@ pub(crate) enum Released {
 }
 
 impl Allocator {
-    /// Makes a group known, with no slot taken.
+    /// Makes a group known, with no slot taken. That its file reaches so far may be lost with the power, until it is synced.
     pub(crate) fn add_group(&mut self, group: GroupId, file_bytes: u64) {
         let class = self.classes.entry(group.class).or_default();
-        class.next_number = class.next_number.max(group.number.saturating_add(1));
+        class.next_number = class.next_number.max(u64::from(group.number) + 1);
         let added = Group {
             file_bytes,
-            durable_bytes: file_bytes,
             ..Group::default()
         };
         class.by_free.insert((added.free_count(), group.number));
@@ -82,12 +85,12 @@ impl Allocator {
         assert!(before.is_none(), "group {group} was added twice");
     }
 
-    /// A name for a new group.
-    pub(crate) fn new_group(&mut self, class: SizeClass) -> GroupId {
+    /// A name for a new group; `None` when all numbers are used up.
+    pub(crate) fn new_group(&mut self, class: SizeClass) -> Option<GroupId> {
         let entry = self.classes.entry(class).or_default();
-        let number = entry.next_number;
+        let number = u32::try_from(entry.next_number).ok()?;
         entry.next_number += 1;
-        GroupId { class, number }
+        Some(GroupId { class, number })
     }
 
     /// Takes a slot; `None` when the groups of the class are full.
@@ -221,16 +224,20 @@ impl Allocator {
         self.take_at(position).then_some(position)
     }
 
-    /// Forgets the empty groups, except one of each class, and names them.
+    /// Forgets the empty groups, except a small one of each class, and names them.
     pub(crate) fn retire_empty(&mut self) -> Vec<GroupId> {
         let mut retired = Vec::new();
         for (&class, entry) in &mut self.classes {
-            let empty: Vec<u32> = entry
-                .by_free
-                .range((SLOTS_PER_GROUP, 0)..)
-                .map(|&(_, number)| number)
-                .collect();
-            for &number in empty.iter().skip(1) {
+            let empty = entry.by_free.range((SLOTS_PER_GROUP, 0)..);
+            let mut empty: Vec<u32> = empty.map(|&(_, number)| number).collect();
+            let is_small = |number| {
+                let group: Option<&Group> = entry.groups.get(number);
+                group.is_some_and(|group| group.file_bytes <= KEPT_BYTES_MAX)
+            };
+            if let Some(kept) = empty.iter().position(is_small) {
+                empty.remove(kept);
+            }
+            for number in empty {
                 entry.by_free.remove(&(SLOTS_PER_GROUP, number));
                 entry.groups.remove(&number);
                 retired.push(GroupId { class, number });
@@ -335,7 +342,7 @@ mod tests {
     fn a_full_group_gives_nothing_and_one_empty_group_is_kept() {
         let mut allocator = Allocator::default();
         for _ in 0..3 {
-            let group = allocator.new_group(class());
+            let group = allocator.new_group(class()).unwrap();
             allocator.add_group(group, 0);
         }
         let taken: Vec<Position> = std::iter::from_fn(|| allocator.take(class())).collect();
@@ -347,8 +354,36 @@ mod tests {
         assert_eq!(empties.count(), 3);
         assert_eq!(allocator.retire_empty().len(), 2);
         assert_eq!(allocator.retire_empty().len(), 0);
-        assert_eq!(allocator.new_group(class()).number, 3);
+        assert_eq!(allocator.new_group(class()).unwrap().number, 3);
         healthy(&allocator);
+    }
+
+    #[test]
+    fn a_large_empty_group_is_not_kept() {
+        let mut allocator = Allocator::default();
+        let group = |number| GroupId {
+            class: class(),
+            number,
+        };
+        for (number, file_bytes) in [(0, KEPT_BYTES_MAX + 1), (1, KEPT_BYTES_MAX), (2, 0)] {
+            allocator.add_group(group(number), file_bytes);
+        }
+        assert_eq!(allocator.retire_empty(), [group(0), group(2)]);
+        allocator.set_file_bytes(group(1), KEPT_BYTES_MAX + 1);
+        assert_eq!(allocator.retire_empty(), [group(1)]);
+        healthy(&allocator);
+    }
+
+    #[test]
+    fn no_number_of_a_group_is_given_out_twice() {
+        let mut allocator = Allocator::default();
+        let group = |number| GroupId {
+            class: class(),
+            number,
+        };
+        allocator.add_group(group(u32::MAX - 1), 0);
+        assert_eq!(allocator.new_group(class()), Some(group(u32::MAX)));
+        assert_eq!(allocator.new_group(class()), None);
     }
 
     #[test]
@@ -417,7 +452,7 @@ mod tests {
             for (take, pick) in steps {
                 if take || held.is_empty() {
                     let position = allocator.take(class()).unwrap_or_else(|| {
-                        let group = allocator.new_group(class());
+                        let group = allocator.new_group(class()).unwrap();
                         allocator.add_group(group, 0);
                         allocator.take(class()).unwrap()
                     });

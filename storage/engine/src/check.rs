@@ -224,7 +224,7 @@ fn count(read: &Read) -> DiskReport {
     let mut report = DiskReport {
         targets: state.targets.len() as u64,
         groups: read.groups.len() as u64,
-        log_files: read.log_files as u64,
+        log_files: read.log_files.len() as u64,
         log_segments: read.log_segments as u64,
         log_entries: read.log_entries as u64,
         ..DiskReport::default()

@@ -3,7 +3,8 @@
 //! 1. The record store says where the log begins to be news. A disk without that is a new one.
 //! 2. The log is read from there (`log::replay`), and its entries applied (`recovery`).
 //! 3. Slots are taken, what nobody refers to is free.
-//! 4. What the log had to say goes into the store, so that the next opening need not read it again.
+//! 4. What was read of the log is made durable: the process before may have been killed before it could.
+//! 5. What the log had to say goes into the store, so that the next opening need not read it again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use common::{buf::BufPool, env::Env};
+use futures::future::try_join_all;
 use tokio::sync::Notify;
 
 use crate::{
@@ -68,7 +70,7 @@ pub(crate) struct Read {
     pub(crate) groups: Vec<(GroupId, u64)>,
     health: Arc<Health>,
     log: Log,
-    pub(crate) log_files: usize,
+    pub(crate) log_files: Vec<u32>,
     /// Segments of the log that were read, and the entries that were news.
     pub(crate) log_segments: usize,
     pub(crate) log_entries: usize,
@@ -94,6 +96,7 @@ pub(crate) async fn open(
         rebuilt,
         mut problems,
         log_files,
+        log_entries,
         ..
     } = read;
     let dropped = match contradictions {
@@ -101,6 +104,9 @@ pub(crate) async fn open(
         Contradictions::Drop => problems.take_chunks(),
     };
     problems.into_result()?;
+    if log_entries > 0 {
+        sync_log(slots.device(), &log_files).await?;
+    }
     log.prepare().await.map_err(failed("make the log"))?;
     slots.give_back_empty().await;
     let checkpointer = Checkpointer::new(env, store, health.clone(), config, wake.clone());
@@ -113,7 +119,7 @@ pub(crate) async fn open(
         .map(|key| (key, value_of(&rebuilt.state, key)))
         .collect();
     // Also when there is no news: the segments that were read for it are free then.
-    if log_files > 0 {
+    if !log_files.is_empty() {
         checkpointer.add_found(changed, log.end(), log.needed());
         let written = checkpointer.run(&log).await;
         written.map_err(|error| OpenError::Checkpoint {
@@ -144,7 +150,7 @@ pub(crate) async fn read(
     let device: Arc<dyn Device> = Arc::new(WatchedDevice::new(env, device, config.hang_limit()));
     let files = device.list().await.map_err(failed("list the files"))?;
     let Listed { groups, log: files } = Listed::of(&files);
-    let log_files = files.len();
+    let log_files = files.iter().map(|&(file, _)| file).collect();
     let (log, entries, found) = read_log(&device, config, buffers, files, start).await?;
     let log_segments = found.range(start.segment..).count();
     let log_entries = entries.len();
@@ -179,6 +185,14 @@ pub(crate) async fn read(
         rebuilt,
         problems,
     })
+}
+
+/// Makes what was read durable. A process that is killed leaves batches that can be read and that the next loss of power takes
+/// away; nothing may be built on them before.
+async fn sync_log(device: &Arc<dyn Device>, files: &[u32]) -> Result<(), OpenError> {
+    let synced = files.iter().map(|&file| device.sync(FileId::Log(file)));
+    let synced = try_join_all(synced).await;
+    synced.map(drop).map_err(failed("make the log durable"))
 }
 
 type OpenedLog = (Log, Vec<(LogEntry, LogRef)>, BTreeMap<u64, Arc<Segment>>);

@@ -194,7 +194,9 @@ impl SlotPool {
         self.0.allocation.lock().allocator.used_bytes()
     }
 
-    /// Takes the slot that a record found at opening refers to; `high_water` bytes of it are in use.
+    /// Takes the slot that a record found at opening refers to; `high_water` bytes of it are in use. Its group was synced before
+    /// the record was written, so the file reaches to its end whatever happens. What lies behind may be a process's that was
+    /// killed before it could sync.
     pub(crate) fn adopt(&self, position: Position, high_water: u32) -> Result<Arc<Slot>, String> {
         let mut allocation = self.0.allocation.lock();
         let allocator = &mut allocation.allocator;
@@ -207,6 +209,7 @@ impl SlotPool {
         if !allocator.take_at(position) {
             return Err(format!("slot {position} is in use twice"));
         }
+        allocator.set_durable_bytes(position.group, position.end());
         drop(allocation);
         Ok(self.slot(position, high_water))
     }
@@ -239,6 +242,10 @@ impl SlotPool {
                 return Ok(slot);
             }
             let group = self.0.allocation.lock().allocator.new_group(class);
+            let group = group.ok_or_else(|| {
+                let reason = format!("no numbers are left for groups of {class}");
+                self.0.health.fail(reason)
+            })?;
             let created = self.0.device.create(group.into()).await;
             created.map_err(|error| self.failed(class, "make a group", &error))?;
             self.0.allocation.lock().allocator.add_group(group, 0);
@@ -360,7 +367,7 @@ impl SlotPool {
         self.0.health.fail(format!("cannot {action}: {error}"))
     }
 
-    /// Gives the space of empty groups back, except one of each class.
+    /// Gives the space of empty groups back, except a small one of each class.
     pub(crate) async fn give_back_empty(&self) {
         let retired = {
             let mut allocation = self.0.allocation.lock();

@@ -20,7 +20,7 @@ use crate::{
     history::History,
     support::{
         MemDisk, SMALL, TARGET, apply, config, key, number_from, on_a_runtime, on_all_cores,
-        pattern, put, read_all, request, settled, write_at,
+        pattern, put, read_all, request, settled, slot_config, write_at,
     },
     workload::{CHUNKS, Script, Worker, follow, live, scripts},
 };
@@ -320,6 +320,11 @@ impl Aging {
         self.crashes += 1;
     }
 
+    /// The power lasts, only the process ends.
+    fn kill(&mut self) {
+        self.disk = self.disk.kill(&self.env, PowerSwitch::lasting());
+    }
+
     async fn open(&self) -> Engine {
         self.disk.open(&self.env, self.config.clone()).await
     }
@@ -350,7 +355,12 @@ impl Aging {
 
     /// Opens what the last crash left, compares, and goes on from what is there.
     async fn compare(&mut self) {
-        self.crash(PowerSwitch::lasting());
+        if self.env.random_below(4) == 0 {
+            // What is found then must be there after the next crash.
+            self.kill();
+        } else {
+            self.crash(PowerSwitch::lasting());
+        }
         let engine = self.open().await;
         engine.check().unwrap();
         self.pending += self.history.compare(&engine).await;
@@ -450,4 +460,46 @@ async fn a_commit_becomes_durable_with_the_next_update() {
     assert_eq!(other.pending.map(|pending| pending.length), Some(5));
     apply(&engine, key(1), 1, change, b"again").await.unwrap();
     assert_eq!(read_all(&engine, key(1)).await.unwrap(), b"again");
+}
+
+/// A process that is killed leaves bytes that can be read and that the next loss of power takes away. What the next process
+/// builds on them must stand.
+#[test]
+fn what_was_found_after_a_kill_is_there_after_a_loss_of_power() {
+    for step in 1..60 {
+        for seed in 0..6 {
+            on_a_runtime(async {
+                let env = Env::seeded(seed * 1000 + step);
+                let disk = MemDisk::new(&env, PowerSwitch::lasting());
+                let engine = disk.open(&env, slot_config()).await;
+                engine.create_target(TARGET, ChainId(1)).await.unwrap();
+                engine.close().await;
+                let power = PowerSwitch::failing_after(step as i64);
+                let disk = disk.kill(&env, power.clone());
+                let life = async {
+                    let engine = disk.open(&env, slot_config()).await;
+                    for version in 1.. {
+                        let content = pattern(u64::from(version), 9000);
+                        put(&engine, key(0), version, 0, &content).await;
+                    }
+                };
+                until_failure(&power, life).await;
+                let disk = disk.kill(&env, PowerSwitch::lasting());
+                let engine = disk.open(&env, config()).await;
+                let found = engine.get(key(0)).unwrap();
+                // Its bytes go into the log, its slot lies in a file that the process before may have grown.
+                put(&engine, key(1), 1, 0, &pattern(1, 4096)).await;
+                engine.sync().await.unwrap();
+                let disk = disk.crash(&env, PowerSwitch::lasting());
+                let engine = disk.open(&env, config()).await;
+                assert_eq!(engine.get(key(0)).unwrap(), found);
+                if found.is_some_and(|meta| meta.exists) {
+                    read_all(&engine, key(0)).await.unwrap();
+                }
+                let content = read_all(&engine, key(1)).await.unwrap();
+                assert!(content == pattern(1, 4096));
+                engine.check().unwrap();
+            });
+        }
+    }
 }

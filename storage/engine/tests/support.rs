@@ -73,6 +73,14 @@ impl MemDisk {
         }
     }
 
+    /// The disk after its process was killed, which is no loss of power.
+    pub(crate) fn kill(&self, env: &Env, power: Arc<PowerSwitch>) -> Self {
+        Self {
+            device: self.device.kill(power.clone()),
+            store: self.store.kill(env, power),
+        }
+    }
+
     pub(crate) async fn open(&self, env: &Env, config: EngineConfig) -> Engine {
         self.open_with(env, Arc::new(self.device.clone()), config)
             .await

@@ -57,6 +57,13 @@ impl MemStore {
         }
     }
 
+    /// The store as it is found when only the process was killed.
+    #[must_use]
+    pub fn kill(&self, env: &Env, power: Arc<PowerSwitch>) -> Self {
+        // Of a batch under way a process leaves as much as a loss of power.
+        self.crash(env, power)
+    }
+
     /// Batches written so far.
     pub fn batch_count(&self) -> u64 {
         self.state.lock().batches
