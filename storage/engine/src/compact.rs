@@ -46,6 +46,8 @@ struct Progress {
     pass: Option<Pass>,
     /// Groups that are not tried before that time.
     resting: BTreeMap<GroupId, Instant>,
+    /// Groups of which something could not be read. No chunk is moved into them.
+    unreadable: BTreeSet<GroupId>,
 }
 
 /// A pass over all records.
@@ -65,6 +67,16 @@ enum Next {
     /// Nothing so far.
     GoOn,
     End,
+}
+
+impl Pass {
+    /// On a full file system there may be space only in the groups that are to be emptied: one of them is to be filled instead,
+    /// the fullest. False when there is none but this one.
+    fn give_up_another(&mut self, group: GroupId) -> bool {
+        let is_another = |other: &&GroupId| other.class == group.class && **other != group;
+        let mut others = self.groups.iter().rev().filter(is_another);
+        others.any(|other| self.leaving.remove(other))
+    }
 }
 
 impl Inner {
@@ -162,7 +174,15 @@ impl Inner {
         let Some(group) = version.slot().map(|slot| slot.position().group) else {
             return Ok(0);
         };
-        let taken = self.slots.take_outside(group.class, &pass.leaving).await;
+        let taken = loop {
+            let mut closed = self.compaction.0.lock().unreadable.clone();
+            closed.extend(&pass.leaving);
+            let taken = self.slots.take_outside(group.class, &closed).await;
+            let no_space = matches!(taken, Err(EngineError::NoSpace { .. }));
+            if !no_space || !pass.give_up_another(group) {
+                break taken;
+            }
+        };
         let moved = match taken {
             Ok(slot) => self.copy_to(key, &version, slot).await,
             Err(error) => Err(error),
@@ -183,6 +203,7 @@ impl Inner {
                 tracing::warn!(%error, %group, "a group that was to be emptied cannot be read");
                 // More reads there may each take long.
                 pass.leaving.remove(&group);
+                self.compaction.0.lock().unreadable.insert(group);
                 Ok(0)
             }
             Err(error) => Err(error),

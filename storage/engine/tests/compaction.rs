@@ -25,6 +25,7 @@ use engine::{
 };
 use types::{id::ChainId, version::ChunkVersion};
 
+use crate::bad_files::BadFiles;
 use crate::support::{
     CHAIN_VERSION, MemDisk, TARGET, config, engine_with, key, on_a_runtime, pattern, put, read_all,
     request, slot_config, until, write_at,
@@ -288,6 +289,51 @@ fn a_full_file_system_is_compacted() {
         for index in (0..CHUNKS).filter(|index| !goes(index)) {
             assert_eq!(read_all(&engine, key(index)).await.unwrap(), b"x");
         }
+    });
+}
+
+/// Chunks do not move into a group whose own chunks could not be moved out.
+#[test]
+fn a_group_that_cannot_be_read_gets_no_chunks() {
+    on_a_runtime(async {
+        /// In the last group: too many for it to be emptied.
+        const LAST: u32 = SLOTS / 2 + 1;
+        const CHUNKS: u32 = 4 * SLOTS + LAST;
+        let env = Env::real();
+        let disk = MemDisk::new(&env, PowerSwitch::lasting());
+        let device = BadFiles::new(Arc::new(disk.device.clone()));
+        // The file of the last group ends behind its last chunk, so that others have space sooner.
+        let config = EngineConfig {
+            preallocate_bytes: u64::from(LAST) * SLOT,
+            ..slot_config()
+        };
+        let engine = disk.open_with(&env, device.clone(), config).await;
+        engine.create_target(TARGET, ChainId(1)).await.unwrap();
+        for index in 0..CHUNKS {
+            put(&engine, key(index), 1, 0, b"x").await;
+        }
+        let group = |index: u32| engine.positions(key(index)).first().unwrap().group;
+        let bad = group(0);
+        device.set([bad.into(), group(SLOTS).into()]);
+        let stays = |index: u32| index >= 2 * SLOTS || index % SLOTS < 20;
+        for index in (0..CHUNKS).filter(|&index| !stays(index)) {
+            engine.drop_chunk(key(index)).await.unwrap();
+        }
+        device.set([bad.into()]);
+        until(
+            &env,
+            LIMIT,
+            "the group that can be read is empty",
+            async || (group_of(&engine, SLOTS) != 1).then_some(()),
+        )
+        .await;
+        let_pass(&env, LIMIT).await;
+        let spread = spread(&engine, CHUNKS);
+        assert_eq!(
+            (spread.get(&0), spread.get(&1)),
+            (Some(&20), None),
+            "{spread:?}"
+        );
     });
 }
 
