@@ -22,10 +22,11 @@ use self::{
 };
 use super::{ChunkKey, Engine, Inner, NewRecord, UpdateRequest, Updated};
 use crate::{
-    chunk_meta::{Content, Head, Record, StoredHead, Version},
+    blocks::Blocks,
+    chunk_meta::{Content, Head, Logged, Record, StoredHead, Version},
     committer::{Durability, Urgency},
     error::EngineError,
-    log::entry::LogEntry,
+    log::{LogData, entry::LogEntry},
 };
 
 impl Engine {
@@ -267,7 +268,10 @@ impl Inner {
         let current = state.target(key.target)?.chunks.get(&key.chunk);
         let committed = current.and_then(|record| record.committed.clone());
         match Applies::of(committed.as_deref(), base.map(|base| &**base)) {
-            Applies::Yes => {}
+            Applies::Yes => {
+                let own = written.payload.as_ref().map(|(data, _)| data);
+                forget_folded(&pending, committed.as_ref(), base, own);
+            }
             Applies::ToMoved => return Ok(None),
             Applies::No => return Err(mismatch(key, request.update_version, current)),
         }
@@ -287,6 +291,38 @@ impl Inner {
             change,
             Urgency::Awaited,
         )))
+    }
+}
+
+/// Blocks of the base may have been folded since the update began. The log says so before it says what the update made, so
+/// after a replay the new version has them in the slot; and so it has here. `own` are its own blocks in the log.
+fn forget_folded(
+    pending: &Version,
+    committed: Option<&Arc<Version>>,
+    base: Option<&Arc<Version>>,
+    own: Option<&Arc<LogData>>,
+) {
+    if committed.map(Arc::as_ptr) == base.map(Arc::as_ptr) {
+        return;
+    }
+    let detail = |version: &Version| version.content.as_ref()?.detail.load_full();
+    let (Some(content), Some(made)) = (&pending.content, detail(pending)) else {
+        return;
+    };
+    let still_logged = committed.and_then(|committed| detail(committed));
+    let still_logged = still_logged.as_ref().map_or(&[][..], |left| &left.overlay);
+    let mut overlay = made.overlay.clone();
+    overlay.retain(|(block, logged)| {
+        let is_here = |left: &Logged| Arc::ptr_eq(&left.data, &logged.data) && left.at == logged.at;
+        let at = still_logged.binary_search_by_key(block, |(block, _)| *block);
+        own.is_some_and(|own| Arc::ptr_eq(own, &logged.data))
+            || at.is_ok_and(|at| is_here(&still_logged[at].1))
+    });
+    if overlay.len() < made.overlay.len() {
+        let sums = made.sums.clone();
+        content
+            .detail
+            .store(Some(Arc::new(Blocks { sums, overlay })));
     }
 }
 
@@ -322,5 +358,86 @@ fn mismatch(key: ChunkKey, wanted: ChunkVersion, record: Option<&Record>) -> Eng
             .and_then(|record| version(&record.committed))
             .unwrap_or_default(),
         pending: record.and_then(|record| version(&record.pending)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{buf::BufPool, env::Env};
+    use types::{
+        checksum::Checksum,
+        chunk::{ChunkId, Update},
+        id::{ChainId, InodeId, TargetId},
+    };
+
+    use super::*;
+    use crate::{
+        config::EngineConfig,
+        device::mem::{MemDevice, PowerSwitch},
+        engine::Change,
+        meta_store::mem::MemStore,
+    };
+
+    fn write(key: ChunkKey, version: u32, offset: u32, bytes: &[u8]) -> UpdateRequest {
+        UpdateRequest {
+            key,
+            chunk_size: 1 << 20,
+            change: Change::Update(Update::Write {
+                offset,
+                length: u32::try_from(bytes.len()).unwrap(),
+            }),
+            update_version: ChunkVersion(version),
+            chain_version: ChainVersion(1),
+            tag: None,
+            payload: Some(BufPool::new(0).copy_from(bytes).freeze()),
+            payload_checksum: Checksum::of(bytes),
+        }
+    }
+
+    /// An update that began before blocks were folded is published after it.
+    #[tokio::test]
+    async fn what_was_folded_meanwhile_lies_in_the_slot_in_a_new_version_too() {
+        let (env, power) = (Env::seeded(1), PowerSwitch::lasting());
+        let device = Arc::new(MemDevice::new(&env, power.clone()));
+        let (store, pool) = (Arc::new(MemStore::new(power)), BufPool::new(1 << 20));
+        let config = EngineConfig {
+            log_bytes: 1 << 20,
+            preallocate_bytes: 1 << 20,
+            ..EngineConfig::default()
+        };
+        let opened = Engine::open_on(&env, device, store, config, pool).await;
+        let (engine, target) = (opened.unwrap(), TargetId(1));
+        engine.create_target(target, ChainId(1)).await.unwrap();
+        let chunk = ChunkId {
+            inode: InodeId(1),
+            index: 0,
+        };
+        let key = ChunkKey { target, chunk };
+        for (version, bytes) in [(1, &[1; 100_000][..]), (2, &[2; 4096])] {
+            let request = write(key, version, 0, bytes);
+            engine.update(request).await.unwrap();
+            let committed = engine.commit(key, ChunkVersion(version), ChainVersion(1));
+            committed.await.unwrap();
+        }
+        let inner = &engine.inner;
+        let request = write(key, 3, 5 * 4096, &[3; 4096]);
+        let base = inner.committed(key).unwrap();
+        let folded = inner.fold(&inner.log.needed()).await.unwrap();
+        assert_eq!(folded.blocks, 1);
+        let shape = Shape::of(base.as_ref().map(|base| &base.head), &request).unwrap();
+        let written = inner.write(&request, base.as_ref(), &shape).await.unwrap();
+        let published = inner.publish(&request, base.as_ref(), &shape, written.unwrap());
+        let durability = published.unwrap().unwrap();
+        durability.wait(&inner.health).await.unwrap();
+        let state = inner.state.lock();
+        let pending = state.record(key).unwrap().pending.as_ref().unwrap();
+        let detail = pending.content.as_ref().unwrap().detail.load_full();
+        let blocks: Vec<u32> = detail
+            .unwrap()
+            .overlay
+            .iter()
+            .map(|&(block, _)| block)
+            .collect();
+        assert_eq!(blocks, [5]);
     }
 }
