@@ -168,18 +168,19 @@ fn pending_blocks_that_are_few_are_moved_on() {
 #[test]
 fn a_part_of_the_log_that_cannot_be_read_does_not_stop_the_disk() {
     on_a_runtime(async {
-        const CHUNKS: u32 = 20;
+        /// More than the log holds of their blocks.
+        const CHUNKS: u32 = 40;
         let config = EngineConfig {
             log_bytes: 4 << 20,
             ..config()
         };
         let (env, _disk, device, engine) = engine_with(config, CHUNKS).await;
         let payload = pattern(100, LARGE);
-        for index in 0..CHUNKS {
+        // Less than half of the log.
+        for index in 0..15 {
             put(&engine, key(index), 2, 0, &payload).await;
         }
-        // The oldest segments, all of them in use.
-        device.set((0..5).map(FileId::Log));
+        device.set((0..4).map(FileId::Log));
         for version in 3..30 {
             for index in 0..CHUNKS {
                 let put = put(&engine, key(index), version, LARGE, &payload);
@@ -195,7 +196,7 @@ fn a_part_of_the_log_that_cannot_be_read_does_not_stop_the_disk() {
         device.set((0..64).map(FileId::Log));
         let mut version = 30;
         let error = loop {
-            let change = write_at(2 * LARGE, &payload);
+            let change = write_at(version % 3 * LARGE, &payload);
             let update = request(key(version % CHUNKS), version, change, &payload);
             let updated = env.timeout(Duration::from_secs(200), engine.update(update));
             match updated.await.unwrap() {
