@@ -169,7 +169,8 @@ impl Env {
         Task(tokio::spawn(future))
     }
 
-    /// Runs blocking code (a file system call, a database) off the async threads.
+    /// Runs blocking code (a file system call, a database) off the async threads; in a repeatable world on them, since
+    /// another thread would end at another time in each run.
     ///
     /// # Panics
     /// When `work` panicked: the panic goes on in the caller.
@@ -178,6 +179,10 @@ impl Env {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
+        if matches!(self.shared.wall, WallClock::Simulated { .. }) {
+            tokio::task::yield_now().await;
+            return work();
+        }
         match tokio::task::spawn_blocking(work).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {

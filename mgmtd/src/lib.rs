@@ -26,5 +26,5 @@ mod raft;
 mod service;
 
 pub use config::MgmtdConfig;
-pub use raft::RaftStartError;
+pub use raft::{RaftStartError, fix_randomness};
 pub use server::{RunningMgmtd, ServeError, serve, serve_on};

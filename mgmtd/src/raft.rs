@@ -36,6 +36,7 @@ use crate::{
 mod log_file;
 mod log_store;
 mod network;
+mod runtime;
 mod snapshot_store;
 mod state_machine;
 #[cfg(test)]
@@ -44,6 +45,7 @@ mod suite;
 mod tests;
 
 pub(crate) use network::{Peers, RaftMethod};
+pub use runtime::fix_randomness;
 
 openraft::declare_raft_types!(
     /// What openraft is told about us.
@@ -54,7 +56,7 @@ openraft::declare_raft_types!(
         Node = BasicNode,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = io::Cursor<Vec<u8>>,
-        AsyncRuntime = openraft::TokioRuntime,
+        AsyncRuntime = runtime::Runtime,
 );
 
 /// Why a member does not start.

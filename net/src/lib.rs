@@ -32,5 +32,5 @@ pub use crate::{
         router::Router,
         server::{Handler, Incoming},
     },
-    transport::mem::{LinkFaults, MemNetwork},
+    transport::mem::{Gone, LinkFaults, MemNetwork},
 };

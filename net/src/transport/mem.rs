@@ -19,8 +19,8 @@ use common::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use types::status::{Status, StatusCode};
 
-pub use self::faults::LinkFaults;
 use self::faults::{Fate, Faults, Leg};
+pub use self::faults::{Gone, LinkFaults};
 use crate::{
     config::NetConfig,
     endpoint::{ServeError, Server},
@@ -91,6 +91,24 @@ impl MemNetwork {
         self.shared.faults.lock().cut.clear();
     }
 
+    /// A host is gone, as after a loss of power: nothing gets from or to it any more, and nobody listens there. With
+    /// `Gone::Reset` its callers learn it at once, as from the kernel of a host whose process died.
+    pub fn remove(&self, host: &str, how: Gone) {
+        self.shared.faults.lock().gone.insert(host.to_owned());
+        let listener = self.shared.names.lock().remove(host);
+        if let Some(listener) = listener {
+            listener.stopping.trigger();
+            if how == Gone::Reset {
+                listener.closed.trigger();
+            }
+        }
+    }
+
+    /// A host that was gone is there again; it may listen anew.
+    pub fn bring_back(&self, host: &str) {
+        self.shared.faults.lock().gone.remove(host);
+    }
+
     pub(crate) fn connect(
         &self,
         env: &Env,
@@ -146,7 +164,16 @@ impl MemNetwork {
                 () = killed.wait() => {}
             }
             listener.stopping.trigger();
-            shared.names.lock().remove(&name);
+            {
+                let mut names = shared.names.lock();
+                // Somebody else may listen there, if this one was removed before.
+                if names
+                    .get(&name)
+                    .is_some_and(|there| Arc::ptr_eq(there, &listener))
+                {
+                    names.remove(&name);
+                }
+            }
             let drained = timer.timeout(
                 std::time::Duration::from_millis(drain),
                 listener.outstanding.acquire_many(all),

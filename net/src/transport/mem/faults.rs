@@ -22,6 +22,15 @@ pub struct LinkFaults {
     pub reset: u16,
 }
 
+/// What a host that goes leaves to its callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Silence.
+    Silent,
+    /// The end of their connections.
+    Reset,
+}
+
 /// The way there or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leg {
@@ -44,12 +53,16 @@ pub(super) struct Faults {
     pub(super) links: LinkFaults,
     /// From, to.
     pub(super) cut: BTreeSet<(String, String)>,
+    pub(super) gone: BTreeSet<String>,
 }
 
 impl Faults {
     /// Decides about one way. Draws nothing when nothing can go wrong.
     pub(super) fn draw(&self, env: &Env, (from, to): (&str, &str), leg: Leg) -> (Fate, Duration) {
         if !self.cut.is_empty() && self.cut.contains(&(from.to_owned(), to.to_owned())) {
+            return (Fate::Lost, Duration::ZERO);
+        }
+        if self.gone.contains(from) || self.gone.contains(to) {
             return (Fate::Lost, Duration::ZERO);
         }
         let links = self.links;

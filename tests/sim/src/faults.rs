@@ -1,0 +1,201 @@
+//! What breaks, and when: drawn from the seed, one thing after the other, each mended by itself after a while.
+
+use std::time::Duration;
+
+use common::env::Instant;
+use net::{Gone, LinkFaults};
+
+use crate::{host::End, world::World};
+
+/// The longest time a host stays away, or a link stays cut.
+const AWAY_MAX: Duration = Duration::from_secs(9);
+
+/// What will be mended, and when.
+enum Mend {
+    Host(usize),
+    Manager(usize),
+    Links,
+}
+
+/// Trouble of one run.
+pub(crate) struct Faults {
+    due: Vec<(Instant, Mend)>,
+    /// How many there were.
+    pub(crate) count: u32,
+}
+
+impl Faults {
+    pub(crate) fn new() -> Self {
+        Self {
+            due: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// Breaks things for as long as the scenario says.
+    ///
+    /// # Errors
+    /// When something does not start again.
+    pub(crate) async fn run(&mut self, world: &mut World) -> Result<(), String> {
+        let end = world.env.now() + world.scenario.trouble;
+        world.network.set_faults(world.scenario.links);
+        let mut next = world.env.now() + self.pause(world);
+        while world.env.now() < end {
+            let due = self.due.iter().map(|(at, _)| *at).min();
+            let at = due.unwrap_or(end).min(next).min(end);
+            world.env.sleep_until(at).await;
+            self.mend_due(world).await?;
+            if world.env.now() >= next {
+                self.one(world).await;
+                next = world.env.now() + self.pause(world);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything whole.
+    ///
+    /// # Errors
+    /// When something does not start again.
+    pub(crate) async fn heal(&mut self, world: &mut World) -> Result<(), String> {
+        world.log.add(format_args!("everything is made whole"));
+        world.network.set_faults(LinkFaults::default());
+        world.network.join();
+        self.due.clear();
+        for index in 0..world.managers.len() {
+            self.mend(world, &Mend::Manager(index)).await?;
+        }
+        for index in 0..world.hosts.len() {
+            self.mend(world, &Mend::Host(index)).await?;
+        }
+        Ok(())
+    }
+
+    fn pause(&self, world: &World) -> Duration {
+        let mean = world.scenario.trouble_every.as_micros() as u64;
+        Duration::from_micros(world.env.random_below(2 * mean))
+    }
+
+    fn away(&self, world: &World) -> Instant {
+        // Short absences, which no lease notices, as often as long ones.
+        let longest = if world.env.random_below(2) == 0 {
+            AWAY_MAX
+        } else {
+            AWAY_MAX / 10
+        };
+        let micros = longest.as_micros() as u64;
+        world.env.now() + Duration::from_micros(world.env.random_below(micros))
+    }
+
+    async fn mend_due(&mut self, world: &mut World) -> Result<(), String> {
+        let now = world.env.now();
+        let (due, later) = std::mem::take(&mut self.due)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
+        self.due = later;
+        let due: Vec<(Instant, Mend)> = due;
+        for (_, mend) in due {
+            self.mend(world, &mend).await?;
+        }
+        Ok(())
+    }
+
+    async fn mend(&mut self, world: &mut World, mend: &Mend) -> Result<(), String> {
+        match *mend {
+            Mend::Host(index) => {
+                if !world.hosts[index].is_running() {
+                    world.log.add(format_args!("storage {} starts", index + 1));
+                    world.hosts[index].start().await?;
+                }
+            }
+            Mend::Manager(index) => {
+                if !world.managers[index].is_running() {
+                    world.log.add(format_args!("manager {index} starts"));
+                    world.managers[index].start().await?;
+                }
+            }
+            Mend::Links => {
+                world.log.add(format_args!("links are whole"));
+                world.network.join();
+            }
+        }
+        Ok(())
+    }
+
+    /// One more thing breaks.
+    async fn one(&mut self, world: &mut World) {
+        self.count += 1;
+        match world.env.random_below(12) {
+            0..6 => {
+                let index = pick(world, world.hosts.len());
+                self.end_host(world, index);
+            }
+            6 => {
+                for index in 0..world.hosts.len() {
+                    self.end_host(world, index);
+                }
+            }
+            7 | 8 => {
+                let index = pick(world, world.managers.len());
+                world.log.add(format_args!("manager {index} ends"));
+                let gone = gone(world);
+                world.managers[index].end(gone).await;
+                self.due.push((self.away(world), Mend::Manager(index)));
+            }
+            _ => self.cut(world),
+        }
+    }
+
+    fn end_host(&mut self, world: &mut World, index: usize) {
+        if !world.hosts[index].is_running() {
+            return;
+        }
+        let how = if world.env.random_below(3) == 0 {
+            End::Killed
+        } else {
+            End::PowerLost
+        };
+        let gone = gone(world);
+        world.log.add(format_args!(
+            "storage {} ends: {how:?}, {gone:?}",
+            index + 1
+        ));
+        world.hosts[index].end(how, gone);
+        self.due.push((self.away(world), Mend::Host(index)));
+    }
+
+    /// Cuts one direction between two, or everything from or to one.
+    fn cut(&mut self, world: &World) {
+        let names = world.names();
+        let one = &names[pick(world, names.len())];
+        let way = world.env.random_below(4);
+        for other in &names {
+            let chosen = world.env.random_below(names.len() as u64) == 0;
+            if other == one || (way >= 2 && !chosen) {
+                continue;
+            }
+            world
+                .log
+                .add(format_args!("cut between {one} and {other}, way {way}"));
+            if way != 1 {
+                world.network.cut(one, other);
+            }
+            if way != 0 {
+                world.network.cut(other, one);
+            }
+        }
+        self.due.push((self.away(world), Mend::Links));
+    }
+}
+
+fn pick(world: &World, count: usize) -> usize {
+    usize::try_from(world.env.random_below(count as u64)).unwrap_or(0)
+}
+
+fn gone(world: &World) -> Gone {
+    if world.env.random_below(2) == 0 {
+        Gone::Silent
+    } else {
+        Gone::Reset
+    }
+}

@@ -1,0 +1,152 @@
+//! A storage node with its disk: started, killed, cut from power, started again.
+//!
+//! Each start listens under a name of its own, as a process that moved to another address would: what the one before it
+//! still has under way can then be silenced for good.
+
+use std::sync::Arc;
+
+use common::{buf::BufPool, env::Env, shutdown::Shutdown};
+use engine::{
+    Engine, EngineConfig,
+    device::mem::{MemDevice, PowerSwitch},
+    meta_store::mem::MemStore,
+};
+use net::{Endpoint, Gone, MemNetwork, NetConfig, Transports};
+use storage::{OpenedDisk, RunningStorage, StorageConfig};
+
+/// Free buffers a simulated process keeps.
+pub(crate) const BUFFER_BYTES: usize = 1 << 20;
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// `kill -9`: what was written to the disk stays, synced or not.
+    Killed,
+    /// What was not synced is lost, torn or reordered.
+    PowerLost,
+}
+
+pub(crate) struct Host {
+    env: Env,
+    network: MemNetwork,
+    managers: Vec<String>,
+    id: u32,
+    starts: u32,
+    power: Arc<PowerSwitch>,
+    device: MemDevice,
+    store: MemStore,
+    running: Option<Running>,
+}
+
+struct Running {
+    name: String,
+    engine: Engine,
+    shutdown: Shutdown,
+    _node: RunningStorage,
+}
+
+impl Host {
+    pub(crate) fn new(env: &Env, network: &MemNetwork, managers: &[String], id: u32) -> Self {
+        let power = PowerSwitch::lasting();
+        Self {
+            env: env.clone(),
+            network: network.clone(),
+            managers: managers.to_vec(),
+            id,
+            starts: 0,
+            device: MemDevice::new(env, power.clone()),
+            store: MemStore::new(power.clone()),
+            power,
+            running: None,
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The name it listens at; `None` when it does not run.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.running.as_ref().map(|running| running.name.as_str())
+    }
+
+    /// The engine of its disk.
+    pub(crate) fn engine(&self) -> Option<&Engine> {
+        self.running.as_ref().map(|running| &running.engine)
+    }
+
+    /// Opens the disk and serves it.
+    ///
+    /// # Errors
+    /// When the disk does not open: after whatever happened to it, it must.
+    pub(crate) async fn start(&mut self) -> Result<(), String> {
+        self.starts += 1;
+        let name = format!("storage-{}-{}", self.id, self.starts);
+        let buffers = BufPool::new(BUFFER_BYTES);
+        let config = EngineConfig {
+            preallocate_bytes: 1 << 20,
+            log_bytes: 1 << 20,
+            small_update_bytes: 8 << 10,
+            reserve_bytes: 0,
+            ..EngineConfig::default()
+        };
+        let (device, store) = (Arc::new(self.device.clone()), Arc::new(self.store.clone()));
+        let opened = Engine::open_on(&self.env, device, store, config, buffers.clone()).await;
+        let engine =
+            opened.map_err(|error| format!("the disk of {name} does not open: {error}"))?;
+        let checked = engine.check();
+        checked.map_err(|error| format!("the disk of {name} after opening: {error:?}"))?;
+        let transports = Transports::with_mem(self.network.at(&name));
+        let endpoint = Endpoint::new(&self.env, transports, buffers, NetConfig::default());
+        let config = StorageConfig {
+            node_id: self.id,
+            listen: format!("mem://{name}"),
+            mgmtd: self.managers.clone(),
+            ..StorageConfig::default()
+        };
+        let disk = OpenedDisk {
+            dir: name.clone().into(),
+            engine: Ok(engine.clone()),
+        };
+        let shutdown = Shutdown::new();
+        let served = storage::serve_on(
+            config,
+            self.env.clone(),
+            endpoint,
+            vec![disk],
+            shutdown.clone(),
+        );
+        let node = served
+            .await
+            .map_err(|error| format!("{name} does not start: {error}"))?;
+        self.running = Some(Running {
+            name,
+            engine,
+            shutdown,
+            _node: node,
+        });
+        Ok(())
+    }
+
+    /// Ends the process; what it has under way leads to nothing any more.
+    pub(crate) fn end(&mut self, how: End, gone: Gone) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        self.network.remove(&running.name, gone);
+        running.shutdown.trigger();
+        self.power.cut();
+        self.power = PowerSwitch::lasting();
+        let power = &self.power;
+        (self.device, self.store) = match how {
+            End::Killed => (
+                self.device.kill(power.clone()),
+                self.store.kill(&self.env, power.clone()),
+            ),
+            End::PowerLost => (
+                self.device.crash(&self.env, power.clone()),
+                self.store.crash(&self.env, power.clone()),
+            ),
+        };
+    }
+}

@@ -1,0 +1,23 @@
+//! A whole cluster in one process, with everything that can go wrong drawn from one seed.
+//!
+//! What runs is what runs in production: managers, storage nodes, engines and clients, on a network, disks and a clock of
+//! the simulation's own. A run has a phase in which things break (`faults`) while clients work (`load`), then
+//! everything is made whole and the cluster must come back. What the clients saw and what the disks hold must obey
+//! `docs/design/replication.md`: one file in `checks` for each rule.
+
+pub mod run;
+pub mod scenario;
+
+mod checks;
+mod event_log;
+mod faults;
+mod history;
+mod host;
+mod linearize;
+mod load;
+mod manager;
+mod panics;
+mod world;
+
+pub use run::{Report, run};
+pub use scenario::Scenario;

@@ -1,0 +1,227 @@
+//! The clients: each does one thing after the other and writes down what it saw.
+
+use std::{sync::Arc, time::Duration};
+
+use client::{MgmtdClient, RoutingCache, StorageClient, StorageOptions};
+use common::{
+    buf::BufPool,
+    env::{Env, Task},
+    shutdown::{Shutdown, ShutdownSignal},
+    sync::Mutex,
+};
+use net::{Endpoint, MemNetwork, NetConfig, Transports};
+use types::{
+    id::{ChainTableId, ClientId, InodeId},
+    layout::Layout,
+    status::{Status, StatusCode},
+    version::ChainTableVersion,
+};
+
+use crate::{
+    event_log::EventLog,
+    history::{Action, CELL_BYTES, CELLS, History, Outcome, ROW_BYTES, cell_bytes, row_of},
+    host::BUFFER_BYTES,
+};
+
+/// The table that holds all chains.
+pub(crate) const TABLE: ChainTableId = ChainTableId(1);
+/// Of all chunks.
+const CHUNK_SIZE: u32 = 64 << 10;
+/// The file of the first chunk; each chunk is the only one of a file of its own.
+const FIRST_INODE: u64 = 1000;
+
+/// The longest pause between two operations of a client.
+const PAUSE_MAX: Duration = Duration::from_millis(1500);
+
+/// Where the chunks are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placement {
+    pub(crate) version: ChainTableVersion,
+    pub(crate) chains: u32,
+    pub(crate) chunks: u32,
+}
+
+impl Placement {
+    fn layout(self, chunk: u32) -> Layout {
+        Layout {
+            table: TABLE,
+            table_version: self.version,
+            chunk_size: CHUNK_SIZE,
+            stripe_size: 1,
+            base: chunk % self.chains,
+            seed: 0,
+        }
+    }
+}
+
+/// One client process.
+#[derive(Clone)]
+pub(crate) struct SimClient {
+    env: Env,
+    log: EventLog,
+    history: History,
+    number: u32,
+    placement: Placement,
+    buffers: BufPool,
+    storage: StorageClient,
+    /// What no client may ever see.
+    violations: Arc<Mutex<Vec<String>>>,
+    _shutdown: Shutdown,
+}
+
+/// What the clients of a world have in common.
+pub(crate) struct Common<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) log: &'a EventLog,
+    pub(crate) network: &'a MemNetwork,
+    pub(crate) managers: &'a [String],
+    pub(crate) history: &'a History,
+    pub(crate) violations: &'a Arc<Mutex<Vec<String>>>,
+}
+
+/// A process on the network that knows the managers.
+pub(crate) fn process(common: &Common<'_>, name: &str) -> (Endpoint, MgmtdClient, RoutingCache) {
+    let transports = Transports::with_mem(common.network.at(name));
+    let buffers = BufPool::new(BUFFER_BYTES);
+    let endpoint = Endpoint::new(common.env, transports, buffers, NetConfig::default());
+    let id = ClientId(common.env.random_u128());
+    let mgmtd = MgmtdClient::new(common.env, endpoint.clone(), common.managers.to_vec(), id);
+    let routing = RoutingCache::new(common.env, mgmtd.clone());
+    (endpoint, mgmtd, routing)
+}
+
+/// What clients are called on the network.
+pub(crate) fn name(number: u32) -> String {
+    format!("client-{number}")
+}
+
+impl SimClient {
+    pub(crate) fn new(common: &Common<'_>, number: u32, placement: Placement) -> Self {
+        let (endpoint, _, routing) = process(common, &name(number));
+        let shutdown = Shutdown::new();
+        drop(routing.start(shutdown.signal()));
+        let id = ClientId(common.env.random_u128());
+        Self {
+            env: common.env.clone(),
+            log: common.log.clone(),
+            history: common.history.clone(),
+            number,
+            placement,
+            buffers: endpoint.buffers().clone(),
+            storage: StorageClient::new(
+                common.env,
+                endpoint,
+                routing,
+                id,
+                StorageOptions::default(),
+            ),
+            violations: common.violations.clone(),
+            _shutdown: shutdown,
+        }
+    }
+
+    /// Works until told to stop, or so many operations are done.
+    pub(crate) fn start(self, operations: u32, stop: ShutdownSignal) -> Task<()> {
+        self.env.clone().spawn("sim-client", async move {
+            for _ in 0..operations {
+                if stop.is_triggered() {
+                    return;
+                }
+                let pause = self.env.random_below(PAUSE_MAX.as_micros() as u64);
+                self.env.sleep(Duration::from_micros(pause)).await;
+                let chunk = self.below(self.placement.chunks);
+                let action = self.draw();
+                // What it came to stands in the history.
+                let _written_down = self.run(chunk, action).await;
+            }
+        })
+    }
+
+    fn below(&self, limit: u32) -> u32 {
+        u32::try_from(self.env.random_below(u64::from(limit))).unwrap_or(0)
+    }
+
+    fn draw(&self) -> Action {
+        let cells = CELLS as u32;
+        match self.below(20) {
+            0 => Action::Truncate {
+                cells: self.below(cells) as usize,
+            },
+            1..10 => {
+                let first = self.below(cells);
+                let count = 1 + self.below(cells - first);
+                self.write(first as usize, count as usize)
+            }
+            _ => Action::Read,
+        }
+    }
+
+    /// A write of a number that was never written.
+    pub(crate) fn write(&self, first: usize, count: usize) -> Action {
+        Action::Write {
+            first,
+            count,
+            value: self.history.new_value(),
+        }
+    }
+
+    /// Does one thing and writes it down.
+    ///
+    /// # Errors
+    /// When it did not succeed for the whole time an operation has.
+    pub(crate) async fn run(&self, chunk: u32, action: Action) -> Result<(), Status> {
+        let number = self.number;
+        self.log.add(format_args!(
+            "client {number} begins {action:?} of chunk {chunk}"
+        ));
+        let begun = self.history.begin(number, chunk, action);
+        let done = self.perform(chunk, action).await;
+        let outcome = match &done {
+            Ok(outcome) => *outcome,
+            Err(_) => Outcome::Unknown,
+        };
+        self.history.end(&begun, outcome);
+        let code = done.as_ref().err().map(|status| status.code);
+        self.log.add(format_args!(
+            "client {number} ends {action:?} of chunk {chunk}: {outcome:?} {code:?}"
+        ));
+        done.map(|_| ())
+    }
+
+    async fn perform(&self, chunk: u32, action: Action) -> Result<Outcome, Status> {
+        let layout = self.placement.layout(chunk);
+        let inode = InodeId(FIRST_INODE + u64::from(chunk));
+        match action {
+            Action::Write {
+                first,
+                count,
+                value,
+            } => {
+                let bytes = cell_bytes(value).repeat(count);
+                let data = self.buffers.copy_from(&bytes).freeze();
+                let offset = (first * CELL_BYTES) as u64;
+                self.storage.write(inode, &layout, offset, data).await?;
+                Ok(Outcome::Done)
+            }
+            Action::Truncate { cells } => {
+                let length = (cells * CELL_BYTES) as u32;
+                let id = types::chunk::ChunkId { inode, index: 0 };
+                self.storage.truncate_chunk(&layout, id, length).await?;
+                Ok(Outcome::Done)
+            }
+            Action::Read => {
+                let buf = self.buffers.allocate(ROW_BYTES);
+                let (read, buf) = self.storage.read(inode, &layout, 0, buf).await;
+                read?;
+                match row_of(&buf) {
+                    Ok(row) => Ok(Outcome::Saw(row)),
+                    Err(error) => {
+                        let text = format!("client {} read chunk {chunk}: {error}", self.number);
+                        self.violations.lock().push(text.clone());
+                        Err(Status::new(StatusCode::Internal, text))
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! How large a simulated cluster is and how much goes wrong in it. Drawn from the seed.
+
+use std::time::Duration;
+
+use common::env::Env;
+use net::LinkFaults;
+
+/// One cluster, one load, one measure of bad luck.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Members of the manager group.
+    pub managers: u32,
+    /// Storage nodes with one disk each.
+    pub storage: u32,
+    /// Replicas of a chain.
+    pub replicas: u32,
+    /// Chains.
+    pub chains: u32,
+    /// Clients, each of which does one thing after the other.
+    pub clients: u32,
+    /// Chunks they share.
+    pub chunks: u32,
+    /// Operations per chunk, more or less.
+    pub operations_per_chunk: u32,
+    /// How long things break.
+    pub trouble: Duration,
+    /// Mean time between two troubles.
+    pub trouble_every: Duration,
+    /// What the network does to messages during that time.
+    pub links: LinkFaults,
+}
+
+impl Scenario {
+    /// A scenario of this seed's world.
+    pub fn draw(env: &Env) -> Self {
+        let between = |low: u64, high: u64| low + env.random_below(high - low + 1);
+        let small = |low: u64, high: u64| u32::try_from(between(low, high)).unwrap_or(u32::MAX);
+        let replicas = small(1, 4).clamp(2, 3);
+        let chunks = small(1, 6);
+        // A network that loses much is slow; most trouble is with hosts.
+        let per_thousand = |max: u64| u16::try_from(between(0, max)).unwrap_or(0);
+        Self {
+            managers: if env.random_below(3) == 0 { 3 } else { 1 },
+            storage: small(u64::from(replicas), 5),
+            replicas,
+            chains: small(1, 3),
+            clients: small(2, 6),
+            chunks,
+            operations_per_chunk: small(20, 60),
+            trouble: Duration::from_secs(between(20, 60)),
+            trouble_every: Duration::from_millis(between(500, 6000)),
+            links: LinkFaults {
+                delay_max: Duration::from_micros(between(0, 20_000)),
+                lost: per_thousand(20),
+                doubled: per_thousand(30),
+                reset: per_thousand(20),
+            },
+        }
+    }
+}
