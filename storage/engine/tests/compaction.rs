@@ -302,9 +302,9 @@ fn a_group_that_cannot_be_read_gets_no_chunks() {
         let env = Env::real();
         let disk = MemDisk::new(&env, PowerSwitch::lasting());
         let device = BadFiles::new(Arc::new(disk.device.clone()));
-        // The file of the last group ends behind its last chunk, so that others have space sooner.
+        // The file of the last group ends soon behind its last chunk, and that of the group that cannot be read does not.
         let config = EngineConfig {
-            preallocate_bytes: u64::from(LAST) * SLOT,
+            preallocate_bytes: u64::from(LAST + 4) * SLOT,
             ..slot_config()
         };
         let engine = disk.open_with(&env, device.clone(), config).await;
