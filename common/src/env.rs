@@ -61,6 +61,7 @@ pub struct Env {
 struct Shared {
     rng: Mutex<SmallRng>,
     wall: WallClock,
+    mistake: Option<&'static str>,
 }
 
 enum WallClock {
@@ -83,26 +84,39 @@ impl fmt::Debug for Env {
 impl Env {
     /// The real world: system clock, randomness from the operating system.
     pub fn real() -> Self {
-        Self::build(SmallRng::from_os_rng(), WallClock::System)
+        Self::build(SmallRng::from_os_rng(), WallClock::System, None)
     }
 
     /// A repeatable world. Needs a tokio runtime, ideally single-threaded with paused time.
     pub fn seeded(seed: u64) -> Self {
+        Self::seeded_with(seed, None)
+    }
+
+    /// The same, in which code that asks for it makes this mistake: a simulation that finds nothing wrong has to show
+    /// that it would. The real world makes none.
+    pub fn seeded_with(seed: u64, mistake: Option<&'static str>) -> Self {
         Self::build(
             SmallRng::seed_from_u64(seed),
             WallClock::Simulated {
                 start: Instant::now(),
             },
+            mistake,
         )
     }
 
-    fn build(rng: SmallRng, wall: WallClock) -> Self {
+    fn build(rng: SmallRng, wall: WallClock, mistake: Option<&'static str>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 rng: Mutex::new(rng),
                 wall,
+                mistake,
             }),
         }
+    }
+
+    /// Whether this mistake is to be made, see `seeded_with`.
+    pub fn makes_mistake(&self, name: &str) -> bool {
+        self.shared.mistake.is_some_and(|mistake| mistake == name)
     }
 
     /// Monotonic time.

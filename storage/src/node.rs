@@ -148,7 +148,8 @@ impl Node {
             target: target.id,
             chain: &view.chain,
             local: view.local,
-            lease_valid: self.lease.is_valid(self.env.now()),
+            lease_valid: self.lease.is_valid(self.env.now())
+                || self.env.makes_mistake("skip-lease"),
         };
         check(&standing).map_err(|refusal| refusal.status(view.routing))
     }

@@ -124,6 +124,9 @@ impl<'a> PassOn<'a> {
                 }
                 Attempt::Failed(status) => status,
             };
+            if self.node.env.makes_mistake("acknowledge-early") && pending_is_here {
+                return Passed::Tail;
+            }
             if let Some(passed) = self.judge(&status, whole) {
                 return passed;
             }

@@ -61,6 +61,11 @@ async fn read_range(
     let (version, deadline) = (item.chain_version, incoming.deadline);
     let view = node.catch_up(&target, version, deadline).await;
     let serving = |standing: &Standing<'_>| standing.check_serving(version);
+    let mode = if node.env.makes_mistake("serve-pending") {
+        ReadMode::Uncommitted
+    } else {
+        mode
+    };
     for look in 0..LOOKS_MAX {
         // Each look is a read of its own: it needs the lease and the chain at its start.
         let now = if look == 0 {

@@ -19,5 +19,5 @@ mod manager;
 mod panics;
 mod world;
 
-pub use run::{Report, run};
+pub use run::{MISTAKES, Report, run, run_with};
 pub use scenario::Scenario;

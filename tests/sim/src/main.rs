@@ -22,6 +22,7 @@ penstock-sim [OPTIONS]
   --first N    the first seed (default: 1)
   --seeds N    how many (default: 100)
   --threads N  how many at a time (default: as many as there are processors)
+  --mistake M  make a mistake on purpose: skip-lease, acknowledge-early, serve-pending, forget-channels
   --log        print the whole log of each seed that breaks a rule
   --help       this text
 ";
@@ -34,6 +35,7 @@ struct Options {
     first: u64,
     seeds: u64,
     threads: u64,
+    mistake: Option<&'static str>,
     log: bool,
 }
 
@@ -43,6 +45,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
         first: 1,
         seeds: 100,
         threads,
+        mistake: None,
         log: false,
     };
     while let Some(argument) = arguments.next() {
@@ -52,6 +55,13 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
             "--threads" => &mut options.threads,
             "--log" => {
                 options.log = true;
+                continue;
+            }
+            "--mistake" => {
+                let name = arguments.next().unwrap_or_default();
+                let known = sim::MISTAKES.into_iter().find(|known| *known == name);
+                options.mistake =
+                    Some(known.ok_or(format!("there is no mistake {name:?}; see --help"))?);
                 continue;
             }
             "--help" => return Ok(None),
@@ -131,7 +141,7 @@ fn work(options: Options) -> ExitCode {
                 if number >= options.seeds {
                     return;
                 }
-                let report = sim::run(options.first + number);
+                let report = sim::run_with(options.first + number, options.mistake);
                 sum.lock().add(&report, options.log);
             }
         })

@@ -24,6 +24,19 @@ const FINISH_LIMIT: Duration = Duration::from_secs(120);
 /// How long replicas may take to agree when nobody writes any more.
 const AGREE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Mistakes that can be made on purpose. Where each is made: search for its name.
+///
+/// - `skip-lease`: a node whose lease has run out answers all the same (M4);
+/// - `acknowledge-early`: a change that the successor did not take is committed as if there were none (W11);
+/// - `serve-pending`: a read takes what is pending without asking the last serving target (D2);
+/// - `forget-channels`: a retry runs again (W2).
+pub const MISTAKES: [&str; 4] = [
+    "skip-lease",
+    "acknowledge-early",
+    "serve-pending",
+    "forget-channels",
+];
+
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -47,14 +60,14 @@ pub struct Report {
 
 /// Runs one seed on this thread.
 pub fn run(seed: u64) -> Report {
-    run_with(seed, |_| {})
+    run_with(seed, None)
 }
 
-/// Runs one seed, with the scenario that was drawn changed.
+/// Runs one seed, with a mistake of `MISTAKES` if one is given.
 ///
 /// # Panics
 /// When the system gives no runtime.
-pub fn run_with(seed: u64, change: impl FnOnce(&mut Scenario)) -> Report {
+pub fn run_with(seed: u64, mistake: Option<&'static str>) -> Report {
     panics::watch();
     mgmtd::fix_randomness(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -64,9 +77,8 @@ pub fn run_with(seed: u64, change: impl FnOnce(&mut Scenario)) -> Report {
         .build()
         .expect("a runtime needs a few descriptors");
     let mut report = runtime.block_on(async {
-        let env = Env::seeded(seed);
-        let mut scenario = Scenario::draw(&env);
-        change(&mut scenario);
+        let env = Env::seeded_with(seed, mistake);
+        let scenario = Scenario::draw(&env);
         judge(seed, &env, scenario).await
     });
     // Whatever still hangs ends here, too.
