@@ -56,6 +56,34 @@ impl<T> Task<T> {
 #[derive(Clone)]
 pub struct Env {
     shared: Arc<Shared>,
+    drift: Option<Drift>,
+}
+
+/// How the clock of a simulated process differs from that of the world.
+#[derive(Clone, Copy)]
+struct Drift {
+    /// When the two showed the same.
+    since: Instant,
+    /// The process counts so many microseconds in a second of the world.
+    micros_per_second: u32,
+}
+
+const MICROS: u32 = 1_000_000;
+
+impl Drift {
+    fn local(self, world: Instant) -> Instant {
+        let passed = world.saturating_duration_since(self.since);
+        self.since + passed * self.micros_per_second / MICROS
+    }
+
+    fn world(self, local: Instant) -> Instant {
+        self.since + self.world_time(local.saturating_duration_since(self.since))
+    }
+
+    fn world_time(self, local: Duration) -> Duration {
+        let nanos = local.as_nanos() * u128::from(MICROS) / u128::from(self.micros_per_second);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
 }
 
 struct Shared {
@@ -111,7 +139,29 @@ impl Env {
                 wall,
                 mistake,
             }),
+            drift: None,
         }
+    }
+
+    /// The same world seen by a process whose clock counts so many microseconds in each second of it.
+    ///
+    /// # Panics
+    /// When the clock would stand still.
+    #[must_use]
+    pub fn with_drift(&self, micros_per_second: u32) -> Self {
+        assert!(micros_per_second > 0, "a clock that stands still");
+        Self {
+            shared: self.shared.clone(),
+            drift: Some(Drift {
+                since: Instant::now(),
+                micros_per_second,
+            }),
+        }
+    }
+
+    /// When `deadline` is by the clock of the world, that is of the runtime's timers.
+    fn in_the_world(&self, deadline: Instant) -> Instant {
+        self.drift.map_or(deadline, |drift| drift.world(deadline))
     }
 
     /// Whether this mistake is to be made, see `seeded_with`.
@@ -121,7 +171,8 @@ impl Env {
 
     /// Monotonic time.
     pub fn now(&self) -> Instant {
-        Instant::now()
+        let now = Instant::now();
+        self.drift.map_or(now, |drift| drift.local(now))
     }
 
     /// Wall-clock time, for people.
@@ -137,12 +188,15 @@ impl Env {
 
     /// Waits.
     pub async fn sleep(&self, duration: Duration) {
+        let duration = self
+            .drift
+            .map_or(duration, |drift| drift.world_time(duration));
         tokio::time::sleep(duration).await;
     }
 
     /// Waits until `deadline`.
     pub async fn sleep_until(&self, deadline: Instant) {
-        tokio::time::sleep_until(deadline).await;
+        tokio::time::sleep_until(self.in_the_world(deadline)).await;
     }
 
     /// Runs `future` for at most `limit`.
@@ -154,6 +208,7 @@ impl Env {
         limit: Duration,
         future: F,
     ) -> Result<F::Output, Elapsed> {
+        let limit = self.drift.map_or(limit, |drift| drift.world_time(limit));
         tokio::time::timeout(limit, future)
             .await
             .map_err(|_| Elapsed)
@@ -168,7 +223,7 @@ impl Env {
         deadline: Instant,
         future: F,
     ) -> Result<F::Output, Elapsed> {
-        tokio::time::timeout_at(deadline, future)
+        tokio::time::timeout_at(self.in_the_world(deadline), future)
             .await
             .map_err(|_| Elapsed)
     }
@@ -253,6 +308,18 @@ mod tests {
             a.wall().0,
             SIMULATED_EPOCH.as_nanos() as u64 + 3_000_000_000
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fast_clock_is_over_sooner() {
+        let world = Env::seeded(1);
+        let fast = world.with_drift(1_250_000);
+        let (began, local) = (world.now(), fast.now());
+        fast.sleep(Duration::from_secs(5)).await;
+        assert_eq!(world.now() - began, Duration::from_secs(4));
+        assert_eq!(fast.now() - local, Duration::from_secs(5));
+        fast.sleep_until(local + Duration::from_secs(10)).await;
+        assert_eq!(world.now() - began, Duration::from_secs(8));
     }
 
     #[tokio::test(start_paused = true)]

@@ -53,6 +53,8 @@ impl fmt::Debug for MemNetwork {
 }
 
 struct Listener {
+    /// The server's clock: a deadline travels as the time that is left.
+    env: Env,
     dispatch: Dispatch,
     outstanding: Arc<Semaphore>,
     /// Takes no new calls.
@@ -104,6 +106,14 @@ impl MemNetwork {
         }
     }
 
+    /// All hosts are gone. Whoever listens holds the network and is held by it: without this neither is ever freed.
+    pub fn remove_all(&self) {
+        let names: Vec<String> = self.shared.names.lock().keys().cloned().collect();
+        for name in names {
+            self.remove(&name, Gone::Reset);
+        }
+    }
+
     /// A host that was gone is there again; it may listen anew.
     pub fn bring_back(&self, host: &str) {
         self.shared.faults.lock().gone.remove(host);
@@ -139,6 +149,7 @@ impl MemNetwork {
     ) -> Result<Server, ServeError> {
         let address = format!("mem://{name}");
         let listener = Arc::new(Listener {
+            env: env.clone(),
             dispatch,
             outstanding: Arc::new(Semaphore::new(config.outstanding_max as usize)),
             stopping: Shutdown::new(),
@@ -298,11 +309,12 @@ impl MemConnection {
         let permit = self.listener.outstanding.clone().acquire_owned().await;
         let permit = permit.map_err(|_| self.gone())?;
         let (sender, receiver) = oneshot::channel();
+        let left = letter.deadline.saturating_duration_since(self.env.now());
         self.listener.dispatch.accept(Arrived {
             service: letter.service,
             method: letter.method,
             method_version: letter.method_version,
-            deadline: letter.deadline,
+            deadline: self.listener.env.now() + left,
             peer: "mem".into(),
             body: letter.body.clone(),
             bulk: Box::new(MemBulk {

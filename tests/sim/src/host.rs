@@ -3,7 +3,7 @@
 //! Each start listens under a name of its own, as a process that moved to another address would: what the one before it
 //! still has under way can then be silenced for good.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use common::{buf::BufPool, env::Env, shutdown::Shutdown};
 use engine::{
@@ -13,6 +13,8 @@ use engine::{
 };
 use net::{Endpoint, Gone, MemNetwork, NetConfig, Transports};
 use storage::{OpenedDisk, RunningStorage, StorageConfig};
+
+use crate::slow_device::SlowDevice;
 
 /// Free buffers a simulated process keeps.
 pub(crate) const BUFFER_BYTES: usize = 1 << 20;
@@ -35,6 +37,7 @@ pub(crate) struct Host {
     power: Arc<PowerSwitch>,
     device: MemDevice,
     store: MemStore,
+    disk_latency_max: Duration,
     running: Option<Running>,
 }
 
@@ -46,7 +49,12 @@ struct Running {
 }
 
 impl Host {
-    pub(crate) fn new(env: &Env, network: &MemNetwork, managers: &[String], id: u32) -> Self {
+    pub(crate) fn new(
+        env: &Env,
+        network: &MemNetwork,
+        managers: &[String],
+        (id, disk_latency_max): (u32, Duration),
+    ) -> Self {
         let power = PowerSwitch::lasting();
         Self {
             env: env.clone(),
@@ -57,6 +65,7 @@ impl Host {
             device: MemDevice::new(env, power.clone()),
             store: MemStore::new(power.clone()),
             power,
+            disk_latency_max,
             running: None,
         }
     }
@@ -90,7 +99,8 @@ impl Host {
             reserve_bytes: 0,
             ..EngineConfig::default()
         };
-        let (device, store) = (Arc::new(self.device.clone()), Arc::new(self.store.clone()));
+        let device = SlowDevice::new(&self.env, self.device.clone(), self.disk_latency_max);
+        let (device, store) = (Arc::new(device), Arc::new(self.store.clone()));
         let opened = Engine::open_on(&self.env, device, store, config, buffers.clone()).await;
         let engine =
             opened.map_err(|error| format!("the disk of {name} does not open: {error}"))?;

@@ -17,6 +17,7 @@ mod linearize;
 mod load;
 mod manager;
 mod panics;
+mod slow_device;
 mod world;
 
 pub use run::{MISTAKES, Report, run, run_with};

@@ -125,6 +125,7 @@ async fn judge(seed: u64, env: &Env, scenario: Scenario) -> Report {
     report.operations = world.history.counts();
     report.elapsed = world.log.elapsed();
     (report.log, report.checksum) = world.log.take();
+    world.network.remove_all();
     report
 }
 

@@ -22,6 +22,10 @@ pub struct Scenario {
     pub chunks: u32,
     /// Operations per chunk, more or less.
     pub operations_per_chunk: u32,
+    /// By how many microseconds in a second a clock differs at most. The lease's margin (M4) covers a fifth.
+    pub drift_max: u32,
+    /// How slow disks are.
+    pub disk_latency_max: Duration,
     /// How long things break.
     pub trouble: Duration,
     /// Mean time between two troubles.
@@ -47,6 +51,8 @@ impl Scenario {
             clients: small(2, 6),
             chunks,
             operations_per_chunk: small(20, 60),
+            drift_max: small(0, 20_000),
+            disk_latency_max: Duration::from_micros(between(0, 4000) * between(0, 4)),
             trouble: Duration::from_secs(between(20, 60)),
             trouble_every: Duration::from_millis(between(500, 6000)),
             links: LinkFaults {

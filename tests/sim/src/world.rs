@@ -84,7 +84,12 @@ impl World {
             let data = dir.path().join(index.to_string());
             Manager::new(env, &network, (index, scenario.managers), data)
         });
-        let hosts = (1..=scenario.storage).map(|id| Host::new(env, &network, &addresses, id));
+        let hosts = (1..=scenario.storage).map(|id| {
+            // Its own clock, faster or slower than the managers'.
+            let rate = 1_000_000 - scenario.drift_max + drawn(env, 2 * scenario.drift_max);
+            let disk = (id, scenario.disk_latency_max);
+            Host::new(&env.with_drift(rate), &network, &addresses, disk)
+        });
         let mut world = Self {
             env: env.clone(),
             managers: managers.collect(),
@@ -179,6 +184,10 @@ impl World {
         let clients = (1..=self.scenario.clients).map(crate::load::name);
         managers.chain(hosts).chain(clients).collect()
     }
+}
+
+fn drawn(env: &Env, limit: u32) -> u32 {
+    u32::try_from(env.random_below(u64::from(limit) + 1)).unwrap_or(0)
 }
 
 fn not_serving(map: &RoutingInfo) -> Vec<String> {

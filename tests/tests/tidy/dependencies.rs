@@ -11,7 +11,7 @@ use tests::{binary, run};
 use super::files;
 
 /// Crate by crate what it may use of ours; `types` and `common` are free to all but themselves.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("types", &[]),
     ("common", &[]),
     ("kv", &["common"]),
@@ -27,6 +27,13 @@ const ALLOWED: [(&str, &[&str]); 12] = [
         "cli",
         &[
             "types", "common", "kv", "net", "client", "storage", "meta", "mgmtd", "fuse",
+        ],
+    ),
+    // Whole clusters in one process.
+    (
+        "sim",
+        &[
+            "types", "common", "net", "engine", "client", "storage", "mgmtd",
         ],
     ),
     (
