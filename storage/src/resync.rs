@@ -2,7 +2,8 @@
 //!
 //! Both lists of chunks are walked in order, page by page. Each chunk that differs is sent whole under its
 //! turn, so it meets the writes of clients in one order; writes that come meanwhile reach the syncing target
-//! by themselves (W9). When the end is reached the target is told that it holds everything.
+//! by themselves (W9). When the end is reached the target gets the table of channels (W2): chunks carry only their last tag.
+//! Then it is told that it holds everything.
 //!
 //! A change of the chain stops the walk. It goes on where it was only if the very next version of the chain
 //! still has the same target syncing: if any version was missed, the target may have been empty in between.
@@ -19,7 +20,8 @@ use types::{
     rpc::{
         BulkIndex,
         storage::{
-            FinishSync, FinishSyncRequest, ForwardKind, ForwardRequest, ForwardUpdate, ListChunks,
+            AdoptChannels, AdoptChannelsRequest, CHANNELS_LENGTH_MAX, FinishSync,
+            FinishSyncRequest, ForwardKind, ForwardRequest, ForwardUpdate, ListChunks,
             ListChunksReply, ListChunksRequest,
         },
     },
@@ -189,6 +191,7 @@ async fn step(node: &Node, target: &Target, walk: &mut Progress) -> Result<bool,
         walk.cursor = next;
         return Ok(false);
     }
+    send_channels(node, target, walk).await?;
     let request = FinishSyncRequest {
         chain: target.chain,
         chain_version: walk.version,
@@ -203,6 +206,28 @@ async fn step(node: &Node, target: &Target, walk: &mut Progress) -> Result<bool,
     told.await?;
     walk.finished = true;
     Ok(true)
+}
+
+/// Sends the table of channels. At the end of the walk, while the successor is syncing: every update that is not in the
+/// table yet reaches it by being passed on.
+async fn send_channels(node: &Node, target: &Target, walk: &Progress) -> Result<(), Status> {
+    let channels = target.disk.engine()?.channels(target.id)?;
+    for page in channels.chunks(CHANNELS_LENGTH_MAX) {
+        let request = AdoptChannelsRequest {
+            chain: target.chain,
+            chain_version: walk.version,
+            target: walk.successor,
+            channels: page.to_vec(),
+        };
+        let address = address_of(&node.routing.current(), walk.successor)?;
+        let until = node.env.now() + STEP_LIMIT;
+        let caller = node.caller();
+        let told = node
+            .endpoint
+            .ask::<AdoptChannels>(&address, &caller, &request, until);
+        told.await?;
+    }
+    Ok(())
 }
 
 /// The successor's page from the cursor on.
@@ -329,6 +354,34 @@ pub(crate) async fn list_chunks(
     // A damaged chunk is as good as none: the predecessor sends it.
     chunks.retain(|meta| !target.is_damaged(meta.id));
     Ok(ListChunksReply { chunks, next })
+}
+
+/// The predecessor says which updates are done (W2). Durable on return; believed with everything else in `finish_sync`.
+///
+/// # Errors
+/// When this target is not syncing at that version of the chain.
+pub(crate) async fn adopt_channels(
+    node: &Node,
+    request: &AdoptChannelsRequest,
+    deadline: common::env::Instant,
+) -> Result<(), Status> {
+    let count = request.channels.len();
+    if count > CHANNELS_LENGTH_MAX {
+        let why = format!("{count} channels in one request; at most {CHANNELS_LENGTH_MAX}");
+        return Err(Status::new(StatusCode::InvalidArgument, why));
+    }
+    let target = node.target_of(request.chain)?;
+    check_named(node, &target, request.target)?;
+    let version = request.chain_version;
+    let view = node.catch_up(&target, version, deadline).await;
+    // Not while the target is reopened: that forgets the channels.
+    let _open = target.open(&node.env, deadline).await?;
+    let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
+    node.check(&target, &view, syncing)?;
+    node.check(&target, &target.view(), syncing)?;
+    let engine = target.disk.engine()?;
+    engine.adopt_channels(target.id, &request.channels).await?;
+    Ok(())
 }
 
 /// The predecessor says that this target holds everything now (S5).

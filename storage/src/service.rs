@@ -8,9 +8,9 @@ use types::{
     rpc::{
         BulkIndex,
         storage::{
-            BATCH_LENGTH_MAX, FinishSync, ForwardUpdate, ListChunks, QueryLastChunk, QueryVersion,
-            ReadChunks, ReadReply, ReadRequest, RemoveChunks, UpdateChunks, UpdateReply,
-            UpdateRequest,
+            AdoptChannels, BATCH_LENGTH_MAX, FinishSync, ForwardUpdate, ListChunks, QueryLastChunk,
+            QueryVersion, ReadChunks, ReadReply, ReadRequest, RemoveChunks, UpdateChunks,
+            UpdateReply, UpdateRequest,
         },
     },
     status::{Status, StatusCode},
@@ -26,7 +26,7 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
     let with = || node.clone();
     let (updates, forwards, reads) = (with(), with(), with());
     let (versions, lasts, removals) = (with(), with(), with());
-    let (lists, ends) = (with(), with());
+    let (lists, channels, ends) = (with(), with(), with());
     Router::new()
         .on::<UpdateChunks, _, _>(move |request, incoming| {
             update_chunks(updates.clone(), request, incoming)
@@ -56,6 +56,10 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
         .on::<ListChunks, _, _>(move |request, incoming| {
             let node = lists.clone();
             async move { resync::list_chunks(&node, &request, incoming.deadline).await }
+        })
+        .on::<AdoptChannels, _, _>(move |request, incoming| {
+            let node = channels.clone();
+            async move { resync::adopt_channels(&node, &request, incoming.deadline).await }
         })
         .on::<FinishSync, _, _>(move |request, incoming| {
             let node = ends.clone();

@@ -161,6 +161,22 @@ impl Target {
         })
     }
 
+    /// Keeps the target from being reopened.
+    ///
+    /// # Errors
+    /// DeadlineExceeded: nothing was done.
+    pub(crate) async fn open(
+        &self,
+        env: &Env,
+        deadline: Instant,
+    ) -> Result<RwLockReadGuard<'_, ()>, Status> {
+        let open = env.timeout_at(deadline, self.gate.read()).await;
+        open.map_err(|_| {
+            let message = format!("target {} was busy until the deadline", self.id);
+            Status::new(StatusCode::DeadlineExceeded, message)
+        })
+    }
+
     /// Tells readers that a change is being passed on. One per chunk: the caller has its turn.
     pub(crate) fn announce(&self, chunk: ChunkId, change: OnItsWay) -> Announced<'_> {
         self.on_its_way.lock().insert(chunk, change);

@@ -221,6 +221,24 @@ fn storage_messages() {
         },
         "01020bac0202808040040105000600",
     );
+    on_the_wire(
+        &storage::AdoptChannelsRequest {
+            chain: ChainId(1),
+            chain_version: ChainVersion(2),
+            target: TargetId(11),
+            channels: vec![storage::ChannelDone {
+                tag: tag(),
+                chunk,
+                done: storage::UpdateDone {
+                    length: 5,
+                    commit_version: ChunkVersion(4),
+                    chain_version: ChainVersion(2),
+                    checksum: Checksum(6),
+                },
+            }],
+        },
+        "01020b01050607ac020205040206",
+    );
 }
 
 #[test]

@@ -187,13 +187,14 @@ fn encode(
         let stored = match value {
             Value::Chunk(record) => Some(codec::encode(&record.stored())),
             Value::Target(chain) => Some(encode_target(*chain)),
+            Value::Channel(channel) => Some(codec::encode(channel)),
             Value::Gone => None,
         };
         changes.push((key.to_bytes(), stored));
         if let RecordKey::Chunk(key) = key {
             let sums = match value {
                 Value::Chunk(record) => sums_of(store, key, record)?,
-                Value::Target(_) | Value::Gone => None,
+                Value::Target(_) | Value::Channel(_) | Value::Gone => None,
             };
             let sums = sums.map(|sums| codec::encode(&sums));
             changes.push((RecordKey::Sums(key).to_bytes(), sums));

@@ -20,6 +20,7 @@ use types::{
 
 use crate::{
     blocks::Blocks,
+    channels::ChannelKey,
     group::{GroupId, Position, SizeClass, SlotIndex},
     log::{LogData, LogStart, entry::LogRef},
     slots::Slot,
@@ -393,12 +394,15 @@ pub(crate) enum RecordKey {
     Chunk(ChunkKey),
     /// The checksums of a chunk.
     Sums(ChunkKey),
+    /// What came of the last update of a channel.
+    Channel(ChannelKey),
     LogStart,
 }
 
 pub(crate) const TARGET_PREFIX: u8 = b'T';
 pub(crate) const CHUNK_PREFIX: u8 = b'C';
 const SUMS_PREFIX: u8 = b'S';
+pub(crate) const CHANNEL_PREFIX: u8 = b'D';
 const LOG_START_PREFIX: u8 = b'L';
 
 impl RecordKey {
@@ -417,6 +421,13 @@ impl RecordKey {
             }
             Self::Chunk(key) => of_chunk(CHUNK_PREFIX, key),
             Self::Sums(key) => of_chunk(SUMS_PREFIX, key),
+            Self::Channel(key) => {
+                let mut bytes = vec![CHANNEL_PREFIX];
+                bytes.extend(key.target.0.to_be_bytes());
+                bytes.extend(key.client.0.to_be_bytes());
+                bytes.extend(key.channel.0.to_be_bytes());
+                bytes
+            }
             Self::LogStart => vec![LOG_START_PREFIX],
         }
     }
@@ -437,6 +448,14 @@ impl RecordKey {
             TARGET_PREFIX if rest.is_empty() => Some(Self::Target(target)),
             CHUNK_PREFIX => Some(Self::Chunk(key()?)),
             SUMS_PREFIX => Some(Self::Sums(key()?)),
+            CHANNEL_PREFIX => {
+                let (client, channel) = rest.split_first_chunk::<16>()?;
+                Some(Self::Channel(ChannelKey {
+                    target,
+                    client: ClientId(u128::from_be_bytes(*client)),
+                    channel: ChannelId(u16::from_be_bytes(channel.try_into().ok()?)),
+                }))
+            }
             _ => None,
         }
     }

@@ -28,6 +28,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use types::id::ChainId;
 
 use crate::{
+    channels::StoredChannel,
     checkpoint::Checkpointer,
     chunk_meta::{Record, RecordKey},
     config::SyncPolicy,
@@ -51,13 +52,13 @@ const QUEUE_LENGTH_MAX: usize = 8192;
 /// So many bytes of them.
 const QUEUE_BYTES_MAX: u64 = 8 << 20;
 
-/// One change of one record.
+/// One change, of one record of a chunk or target or of some of channels.
 pub(crate) struct Entry {
     pub(crate) encoded: Vec<u8>,
     /// Blocks that go into the log with it.
     pub(crate) payload: Option<(Arc<LogData>, SharedBuf)>,
-    /// What the record is afterwards; nothing for entries that only say where blocks are.
-    pub(crate) after: Option<(RecordKey, Value)>,
+    /// What the records are afterwards; nothing for entries that only say where blocks are.
+    pub(crate) after: Vec<(RecordKey, Value)>,
     /// The group whose data must be durable before.
     pub(crate) dirty: Option<GroupId>,
     /// What this change replaces: held until the change is durable.
@@ -77,6 +78,7 @@ impl Entry {
 pub(crate) enum Value {
     Chunk(Record),
     Target(ChainId),
+    Channel(StoredChannel),
     Gone,
 }
 
@@ -404,7 +406,7 @@ impl Shared {
                 data.put(&appended.segment, at);
                 at += u32::try_from(bytes.len() / BLOCK_BYTES as usize).unwrap_or(0);
             }
-            changes.extend(entry.after.take());
+            changes.append(&mut entry.after);
         }
         // Before what was replaced is let go: the checkpointer looks at what is still needed.
         self.checkpointer.add(changes, appended);

@@ -7,6 +7,7 @@
 //! Updates of one chunk are serialized by the replica above. Should two meet here all the same, the later one is the
 //! pending version, and both are whole.
 
+mod channels;
 mod maintain;
 pub(crate) mod read;
 mod scrub;
@@ -421,6 +422,8 @@ pub(crate) struct NewRecord {
     pub(crate) payload: Option<(Arc<LogData>, SharedBuf)>,
     /// The group whose data must be durable before.
     pub(crate) dirty: Option<GroupId>,
+    /// Records of channels that change with it.
+    pub(crate) channels: Vec<(RecordKey, Value)>,
 }
 
 impl NewRecord {
@@ -431,6 +434,7 @@ impl NewRecord {
             encoded: entry.encode(),
             payload: None,
             dirty: None,
+            channels: Vec::new(),
         }
     }
 
@@ -452,13 +456,15 @@ impl Inner {
     ) -> Durability {
         let record = change.record;
         let replaced = state.replace(key, record.clone());
+        let mut after = change.channels;
+        after.push((
+            RecordKey::Chunk(key),
+            record.map_or(Value::Gone, Value::Chunk),
+        ));
         let entry = Entry {
             encoded: change.encoded,
             payload: change.payload,
-            after: Some((
-                RecordKey::Chunk(key),
-                record.map_or(Value::Gone, Value::Chunk),
-            )),
+            after,
             dirty: change.dirty,
             replaced,
         };

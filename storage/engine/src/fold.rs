@@ -355,7 +355,10 @@ impl Inner {
         let entry = Entry {
             encoded: entry.encode(),
             payload: Some((data, bytes)),
-            after: record.map(|record| (RecordKey::Chunk(key), Value::Chunk(record))),
+            after: record
+                .map(|record| (RecordKey::Chunk(key), Value::Chunk(record)))
+                .into_iter()
+                .collect(),
             dirty: None,
             replaced: None,
         };

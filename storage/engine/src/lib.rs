@@ -16,6 +16,7 @@
 
 mod allocator;
 mod blocks;
+mod channels;
 pub mod check;
 mod checkpoint;
 mod checksums;

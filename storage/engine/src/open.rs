@@ -297,6 +297,7 @@ fn value_of(state: &State, key: RecordKey) -> Value {
             Some(state) => Value::Target(state.chain),
             None => Value::Gone,
         },
+        RecordKey::Channel(key) => state.channel_value(key),
         RecordKey::Sums(_) | RecordKey::LogStart => unreachable!("these follow from others"),
     }
 }

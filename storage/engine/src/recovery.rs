@@ -18,6 +18,7 @@ use self::replayed::{PlainRecord, PlainVersion};
 pub(crate) use self::replayed::{Replayed, apply};
 use crate::{
     blocks::Blocks,
+    channels::ChannelTable,
     chunk_meta::{
         CHUNK_PREFIX, ChunkKey, Content, Detail, Logged, Record, RecordKey, StoredHead,
         StoredPosition, StoredRecord, StoredVersion, TARGET_PREFIX, Version, decode_record,
@@ -123,6 +124,13 @@ pub(crate) fn rebuild(
             None => drop(targets.remove(&target)),
         }
     }
+    changed.extend(
+        replayed
+            .changed_channels
+            .into_iter()
+            .map(RecordKey::Channel),
+    );
+    rebuild.channels(replayed.channels);
     let (touched, spoiled) = (replayed.chunks, replayed.spoiled);
     let mut overlaid = Vec::new();
     store.scan(CHUNK_PREFIX, &mut |key, value| {
@@ -178,6 +186,21 @@ impl Rebuild<'_> {
             }
             (_, Err(error)) => self.problems.add(format!("target {key:02x?}: {error}")),
             (_, Ok(_)) => self.problems.add(format!("key {key:02x?} is no key")),
+        }
+    }
+
+    /// Gives the tables of channels to their targets.
+    fn channels(&mut self, tables: BTreeMap<TargetId, ChannelTable>) {
+        for (target, table) in tables {
+            match self.state.targets.get_mut(&target) {
+                Some(state) => state.channels = table,
+                None if table.is_empty() => {}
+                None => {
+                    let reason =
+                        format!("there are channels of target {target}, which is not here");
+                    self.problems.add(reason);
+                }
+            }
         }
     }
 

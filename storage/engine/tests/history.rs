@@ -14,7 +14,7 @@ use common::sync::Mutex;
 use engine::{Change, Engine, EngineError, ReadVersion, SyncPolicy};
 use types::{checksum::Checksum, chunk::UpdateTag};
 
-use crate::support::{changed, key};
+use crate::support::{TARGET, changed, key};
 
 /// One version of a chunk. No content: it was removed.
 #[derive(Clone, PartialEq, Eq)]
@@ -136,6 +136,19 @@ async fn content(
     }
 }
 
+/// The table of channels has what was committed. Every update here is of one channel, and is numbered like its version.
+fn check_channel(engine: &Engine, found: &State, index: u32) {
+    let Some(committed) = &found.committed else {
+        return;
+    };
+    let channels = engine.channels(TARGET).unwrap();
+    let known = channels.first().map_or(0, |channel| channel.tag.seq.0);
+    assert!(
+        known >= u64::from(committed.number),
+        "chunk {index}: {channels:?}"
+    );
+}
+
 /// Exactly-once stands on the tags that are found with the versions.
 fn check_tag(index: u32, version: u32, tag: Option<UpdateTag>) {
     let seq = tag.map(|tag| tag.seq.0);
@@ -251,6 +264,7 @@ impl History {
         let mut pending = 0;
         for index in indexes {
             let found = State::find(engine, index).await;
+            check_channel(engine, &found, index);
             pending += u32::from(found.pending.is_some());
             let mut chunks = self.chunks.lock();
             let chunk = chunks.get_mut(&index).expect("all are there");

@@ -15,6 +15,7 @@ macro_rules! say {
 
 mod append;
 mod bad_files;
+mod channels;
 mod check;
 mod compaction;
 mod crash;

@@ -10,6 +10,7 @@ use types::{
     chunk::{ChunkId, ChunkMeta},
     id::InodeId,
     routing::RoutingInfo,
+    rpc::storage::ChannelDone,
     status::Status,
     target::{LocalState, PublicState},
     version::ChainVersion,
@@ -105,11 +106,7 @@ async fn apply(node: &Node, target: &Target, map: &RoutingInfo) -> Result<(), St
         // What was before counts only if no version was missed: the target may have been something else since.
         let contiguous =
             view.chain.version == chain.version || view.chain.version.next() == chain.version;
-        let before = if contiguous {
-            view.public(target.id)
-        } else {
-            PublicState::Offline
-        };
+        let before = contiguous.then(|| view.public(target.id));
         match step(view.local, before, public) {
             Step::Stay => {
                 if publish(node, target, view.local, next(view.local)) {
@@ -118,7 +115,7 @@ async fn apply(node: &Node, target: &Target, map: &RoutingInfo) -> Result<(), St
             }
             Step::Reopen => {
                 publish(node, target, view.local, next(LocalState::Offline));
-                reopen(node, target, engine, public).await;
+                reopen(node, target, engine, public).await?;
                 publish(node, target, LocalState::Offline, next(LocalState::Online));
             }
             Step::Settle => {
@@ -141,26 +138,32 @@ fn publish(node: &Node, target: &Target, expected: LocalState, next: View) -> bo
 
 /// Waits for changes under way to end and reads what the replica must remember from the records again.
 ///
-/// A target that served last keeps its table: its data is what the chain goes on with, and the records know
-/// only the last tag of each chunk.
-async fn reopen(node: &Node, target: &Target, engine: &Engine, public: PublicState) {
+/// A target that served last keeps what it knows of channels: its data is what the chain goes on with. Any other is filled
+/// by a resync, which may take away what was done here; so nothing of it counts any more, and that is durable before the
+/// target can be filled. Should it fail, the target stays Offline.
+async fn reopen(
+    node: &Node,
+    target: &Target,
+    engine: &Engine,
+    public: PublicState,
+) -> Result<(), Status> {
     let pause = target.reopen_after.lock().take();
     if let Some(until) = pause {
         node.env.sleep_until(until).await;
     }
     let _alone = target.gate.write().await;
     if public != PublicState::LastServing {
+        engine.clear_channels(target.id).await?;
         *target.dedup.lock() = DedupTable::default();
     }
     let mut from = Some(FIRST_CHUNK);
     while let Some(start) = from {
-        let Ok(page) = engine.list(target.id, start, PAGE) else {
-            return;
-        };
+        let page = engine.list(target.id, start, PAGE)?;
         remember(node, target, &page);
         from = next_page(&page, PAGE);
         tokio::task::yield_now().await;
     }
+    Ok(())
 }
 
 /// Fills the table of channels from the tags of records.
@@ -189,7 +192,18 @@ fn believe(node: &Node, target: &Target, page: &[ChunkMeta]) {
     }
 }
 
-/// The same for every record, when a resync has made them all equal to the predecessor's.
+/// Takes what the disk says of channels for done.
+fn believe_channels(node: &Node, target: &Target, engine: &Engine) -> Result<(), Status> {
+    let channels = engine.channels(target.id)?;
+    let now = node.env.now();
+    let mut dedup = target.dedup.lock();
+    for ChannelDone { tag, chunk, done } in channels {
+        dedup.record(tag, chunk, done, now);
+    }
+    Ok(())
+}
+
+/// The same for every record and channel, when a resync has made them all equal to the predecessor's.
 pub(crate) async fn believe_all(node: &Node, target: &Target) -> Result<(), Status> {
     let engine = target.disk.engine()?;
     let mut from = Some(FIRST_CHUNK);
@@ -199,7 +213,7 @@ pub(crate) async fn believe_all(node: &Node, target: &Target) -> Result<(), Stat
         from = next_page(&page, PAGE);
         tokio::task::yield_now().await;
     }
-    Ok(())
+    believe_channels(node, target, engine)
 }
 
 /// Commits every pending version: this target alone decides now what was acknowledged (C6, W6).
@@ -227,6 +241,7 @@ async fn settle_all(
         from = next_page(&page, PAGE);
         tokio::task::yield_now().await;
     }
+    believe_channels(node, target, engine)?;
     if count > 0 {
         tracing::info!(target = target.id.0, count, "pending versions committed");
     }

@@ -5,9 +5,15 @@
 //! | Offline | Serving, Syncing, Waiting | stay: mgmtd must see this target dead first, so that it is resynced |
 //! | Offline | LastServing, Offline | reopen, then Online |
 //! | Online | Serving | commit every pending version, then UpToDate |
-//! | Online | anything else | stay |
+//! | Online | LastServing | stay |
+//! | Online | Syncing, Waiting, Offline, after the same or when it held nothing that counted | stay |
+//! | Online | the same three after LastServing, Syncing or something unknown | reopen, then Online |
 //! | UpToDate | Serving, or Syncing as before | stay |
 //! | UpToDate | Syncing after anything else, Waiting, LastServing, Offline | reopen, then Online |
+//!
+//! What a target knows of clients' channels (W2) is true of its own data. A resync from another replica may take some of
+//! that away: so it is forgotten first, which reopening does. A target that served last but not first, and one whose
+//! resync was broken off, have something to forget.
 
 use types::target::{LocalState, PublicState};
 
@@ -21,18 +27,22 @@ pub(crate) enum Step {
     Settle,
 }
 
-/// The step from `local`, when the public state was `before` and is `public` now.
-pub(crate) fn step(local: LocalState, before: PublicState, public: PublicState) -> Step {
+/// The step from `local`, when the public state was `before` (`None`: maps were missed) and is `public` now.
+pub(crate) fn step(local: LocalState, before: Option<PublicState>, public: PublicState) -> Step {
     match (local, public) {
         (LocalState::Offline, PublicState::LastServing | PublicState::Offline)
         | (
             LocalState::UpToDate,
             PublicState::Waiting | PublicState::LastServing | PublicState::Offline,
         ) => Step::Reopen,
-        (LocalState::UpToDate, PublicState::Syncing) if before != PublicState::Syncing => {
+        (LocalState::UpToDate, PublicState::Syncing) if before != Some(PublicState::Syncing) => {
             Step::Reopen
         }
         (LocalState::Online, PublicState::Serving) => Step::Settle,
+        (
+            LocalState::Online,
+            PublicState::Syncing | PublicState::Waiting | PublicState::Offline,
+        ) if !is_clean(before, public) => Step::Reopen,
         (
             LocalState::Offline,
             PublicState::Serving | PublicState::Syncing | PublicState::Waiting,
@@ -45,6 +55,15 @@ pub(crate) fn step(local: LocalState, before: PublicState, public: PublicState) 
             | PublicState::Offline,
         )
         | (LocalState::UpToDate, PublicState::Serving | PublicState::Syncing) => Step::Stay,
+    }
+}
+
+/// Whether a target that is Online knows nothing of channels that its next resync could make untrue.
+fn is_clean(before: Option<PublicState>, public: PublicState) -> bool {
+    match before {
+        Some(PublicState::Waiting | PublicState::Offline) => true,
+        Some(PublicState::Syncing) => public == PublicState::Syncing,
+        Some(PublicState::Serving | PublicState::LastServing) | None => false,
     }
 }
 
@@ -69,10 +88,13 @@ mod tests {
                 PublicState::Syncing,
                 PublicState::Waiting,
             ] {
-                assert_eq!(step(LocalState::Offline, before, public), Step::Stay);
+                assert_eq!(step(LocalState::Offline, Some(before), public), Step::Stay);
             }
             for public in [PublicState::Offline, PublicState::LastServing] {
-                assert_eq!(step(LocalState::Offline, before, public), Step::Reopen);
+                assert_eq!(
+                    step(LocalState::Offline, Some(before), public),
+                    Step::Reopen
+                );
             }
         }
     }
@@ -84,21 +106,36 @@ mod tests {
                 let stays = public == PublicState::Serving
                     || (public == PublicState::Syncing && before == PublicState::Syncing);
                 let expected = if stays { Step::Stay } else { Step::Reopen };
-                assert_eq!(step(LocalState::UpToDate, before, public), expected);
+                assert_eq!(step(LocalState::UpToDate, Some(before), public), expected);
             }
         }
     }
 
     #[test]
     fn serving_begins_with_settling() {
-        for before in PublicState::ALL {
-            for public in PublicState::ALL {
-                let expected = match public {
-                    PublicState::Serving => Step::Settle,
-                    _ => Step::Stay,
-                };
-                assert_eq!(step(LocalState::Online, before, public), expected);
+        for before in PublicState::ALL.map(Some).into_iter().chain([None]) {
+            let step = |public| step(LocalState::Online, before, public);
+            assert_eq!(step(PublicState::Serving), Step::Settle);
+            assert_eq!(step(PublicState::LastServing), Step::Stay);
+        }
+    }
+
+    #[test]
+    fn a_resync_begins_with_an_empty_table_of_channels() {
+        let (waiting, offline) = (PublicState::Waiting, PublicState::Offline);
+        let syncing = PublicState::Syncing;
+        let step = |before, public| step(LocalState::Online, before, public);
+        for public in [waiting, offline, syncing] {
+            for before in [waiting, offline] {
+                assert_eq!(step(Some(before), public), Step::Stay);
             }
+            for before in [Some(PublicState::LastServing), None] {
+                assert_eq!(step(before, public), Step::Reopen);
+            }
+        }
+        assert_eq!(step(Some(syncing), syncing), Step::Stay);
+        for public in [waiting, offline] {
+            assert_eq!(step(Some(syncing), public), Step::Reopen);
         }
     }
 

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use types::{
-    chunk::Update, rpc::storage::ReadMode, status::StatusCode, target::LocalState,
+    chunk::Update, id::TargetId, rpc::storage::ReadMode, status::StatusCode, target::LocalState,
     version::ChunkVersion,
 };
 
-use super::cluster::{CHAIN, CHUNK_SIZE, Cluster, Offline, Serving, chunk, tag};
+use super::cluster::{
+    CHAIN, CHUNK_SIZE, Cluster, LastServing, Offline, Serving, Syncing, Waiting, chunk, tag,
+};
 
 const LONG: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(300);
@@ -48,6 +50,115 @@ async fn a_promoted_head_answers_the_retry_of_a_write_it_followed() {
         .await
         .unwrap();
     assert_eq!(bytes, b"then");
+}
+
+/// Restarts both replicas of a chain one after the other, each being filled by the other; returns when both serve, in this order.
+async fn restart_one_by_one(cluster: &Cluster) {
+    for (stays, leaves) in [(1, 2), (2, 1)] {
+        cluster.kill(leaves).await;
+        cluster.set_chain(&[(stays, Serving), (leaves, Offline)]);
+        cluster.wait_chain(stays).await;
+        cluster.start_node(leaves).await;
+        cluster.wait_local(leaves, LocalState::Online).await;
+        cluster.set_chain(&[(stays, Serving), (leaves, Syncing)]);
+        cluster.wait_local(leaves, LocalState::UpToDate).await;
+        cluster.set_chain(&[(stays, Serving), (leaves, Serving)]);
+        for id in 1..=2 {
+            cluster.wait_chain(id).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_retry_is_answered_after_every_replica_was_restarted() {
+    let cluster = Cluster::start(2).await;
+    let item = cluster.write_item(chunk(0), 0, b"once", tag(0, 1));
+    let done = cluster.update(1, item, b"once", LONG).await.unwrap();
+    // The record of the chunk knows only this one's tag.
+    cluster.write(1, chunk(0), 0, b"then").await.unwrap();
+    restart_one_by_one(&cluster).await;
+    for id in 1..=2 {
+        let known = cluster.engine(id).channels(TargetId(id)).unwrap();
+        assert!(known.iter().any(|channel| channel.tag == tag(0, 1)));
+    }
+    let retry = cluster.write_item(chunk(0), 0, b"once", tag(0, 1));
+    let answer = cluster.update(2, retry, b"once", LONG).await.unwrap();
+    assert_eq!(answer, done);
+    let (bytes, _) = cluster
+        .read(1, chunk(0), ReadMode::Linearizable)
+        .await
+        .unwrap();
+    assert_eq!(bytes, b"then");
+}
+
+#[tokio::test]
+async fn a_retry_is_answered_after_the_whole_chain_was_restarted() {
+    let cluster = Cluster::start(2).await;
+    let item = cluster.write_item(chunk(0), 0, b"once", tag(0, 1));
+    let done = cluster.update(1, item, b"once", LONG).await.unwrap();
+    cluster.write(1, chunk(0), 0, b"then").await.unwrap();
+    cluster.kill(1).await;
+    cluster.kill(2).await;
+    cluster.set_chain(&[(1, LastServing), (2, LastServing)]);
+    cluster.start_node(2).await;
+    cluster.wait_local(2, LocalState::Online).await;
+    cluster.set_chain(&[(2, Serving), (1, Offline)]);
+    cluster.wait_local(2, LocalState::UpToDate).await;
+    let retry = cluster.write_item(chunk(0), 0, b"once", tag(0, 1));
+    let answer = cluster.update(2, retry, b"once", LONG).await.unwrap();
+    assert_eq!(answer.commit_version, done.commit_version);
+    let (bytes, _) = cluster
+        .read(2, chunk(0), ReadMode::Linearizable)
+        .await
+        .unwrap();
+    assert_eq!(bytes, b"then");
+}
+
+/// What one replica alone has done is taken away by its resync, and must then not pass for done.
+#[tokio::test]
+async fn what_a_resync_takes_away_is_not_answered() {
+    let cluster = Cluster::start(2).await;
+    cluster.write(1, chunk(0), 0, b"base").await.unwrap();
+    cluster.kill(1).await;
+    cluster.set_chain(&[(2, Serving), (1, Offline)]);
+    cluster.wait_chain(2).await;
+    // As if the other one had been killed before it wrote the same.
+    let item = cluster.write_item(chunk(0), 0, b"lost", tag(0, 1));
+    cluster.update(2, item, b"lost", LONG).await.unwrap();
+    cluster.set_chain(&[(1, LastServing), (2, LastServing)]);
+    cluster.start_node(1).await;
+    for id in 1..=2 {
+        cluster.wait_local(id, LocalState::Online).await;
+        cluster.wait_chain(id).await;
+    }
+    // Target 1 comes first; target 2 has kept what it knew as long as it might have been the one.
+    let known = |cluster: &Cluster| cluster.engine(2).channels(TargetId(2)).unwrap();
+    assert!(
+        known(&cluster)
+            .iter()
+            .any(|channel| channel.tag == tag(0, 1))
+    );
+    cluster.set_chain(&[(1, Serving), (2, Waiting)]);
+    cluster.wait_local(1, LocalState::UpToDate).await;
+    cluster.wait_local(2, LocalState::Online).await;
+    cluster.wait_chain(2).await;
+    cluster
+        .wait("the table to be forgotten", || known(&cluster).is_empty())
+        .await;
+    cluster.set_chain(&[(1, Serving), (2, Syncing)]);
+    cluster.wait_local(2, LocalState::UpToDate).await;
+    cluster.set_chain(&[(1, Serving), (2, Serving)]);
+    cluster.wait_chain(2).await;
+    cluster.kill(1).await;
+    cluster.set_chain(&[(2, Serving), (1, Offline)]);
+    cluster.wait_chain(2).await;
+    let retry = cluster.write_item(chunk(0), 0, b"lost", tag(0, 1));
+    cluster.update(2, retry, b"lost", LONG).await.unwrap();
+    let (bytes, _) = cluster
+        .read(2, chunk(0), ReadMode::Linearizable)
+        .await
+        .unwrap();
+    assert_eq!(bytes, b"lost");
 }
 
 #[tokio::test]

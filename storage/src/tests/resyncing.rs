@@ -3,9 +3,16 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use types::{chunk::Update, rpc::storage::ReadMode, target::LocalState, version::ChunkVersion};
+use types::{
+    chunk::Update,
+    id::TargetId,
+    rpc::storage::{AdoptChannels, AdoptChannelsRequest, ChannelDone, ReadMode},
+    status::StatusCode,
+    target::LocalState,
+    version::ChunkVersion,
+};
 
-use super::cluster::{Cluster, Offline, Serving, Syncing, Waiting, chunk, tag};
+use super::cluster::{CHAIN, Cluster, Offline, Serving, Syncing, Waiting, chunk, tag};
 
 /// Takes target 3 out and lets the chain go on without it.
 async fn leave(cluster: &Cluster) {
@@ -152,4 +159,41 @@ async fn a_resync_goes_on_when_the_predecessor_dies() {
     cluster.wait_chain(3).await;
     assert_eq!(cluster.contents(1), cluster.contents(3));
     assert_eq!(cluster.contents(3).len(), 30);
+}
+
+#[tokio::test]
+async fn a_large_table_of_channels_goes_along_in_pages() {
+    let cluster = Cluster::start(3).await;
+    leave(&cluster).await;
+    cluster.write(1, chunk(0), 0, b"during").await.unwrap();
+    // Nobody else adopts here what was never an update, so these are only a number of entries.
+    let engine = cluster.engine(2);
+    let one = engine.channels(TargetId(2)).unwrap().remove(0);
+    let channels = (0..3000).map(|channel| ChannelDone {
+        tag: tag(channel, 1_000_000),
+        ..one.clone()
+    });
+    let channels: Vec<_> = channels.collect();
+    engine.adopt_channels(TargetId(2), &channels).await.unwrap();
+    come_back(&cluster).await;
+    let of = |id| cluster.engine(id).channels(TargetId(id)).unwrap();
+    assert!(of(2).len() >= 3000);
+    assert_eq!(of(3), of(2));
+}
+
+#[tokio::test]
+async fn only_a_syncing_target_adopts_channels_and_no_more_than_a_page() {
+    let cluster = Cluster::start(3).await;
+    cluster.write(1, chunk(0), 0, b"data").await.unwrap();
+    let one = cluster.engine(1).channels(TargetId(1)).unwrap().remove(0);
+    let request = |count| AdoptChannelsRequest {
+        chain: CHAIN,
+        chain_version: cluster.version(),
+        target: TargetId(3),
+        channels: vec![one.clone(); count],
+    };
+    let refused = cluster.ask::<AdoptChannels>(3, &request(1)).await;
+    assert_eq!(refused.unwrap_err().code, StatusCode::WrongRole);
+    let refused = cluster.ask::<AdoptChannels>(3, &request(1025)).await;
+    assert_eq!(refused.unwrap_err().code, StatusCode::InvalidArgument);
 }

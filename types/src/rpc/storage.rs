@@ -28,10 +28,14 @@ methods! { Storage:
     ListChunks = 7, "storage.list_chunks", ListChunksRequest => ListChunksReply;
     /// Resync: the syncing target holds everything now (S5).
     FinishSync = 8, "storage.finish_sync", FinishSyncRequest => ();
+    /// Resync: what came of the last updates of clients' channels, a page of it (W2).
+    AdoptChannels = 9, "storage.adopt_channels", AdoptChannelsRequest => ();
 }
 
 /// Ranges, updates or pages in one request at most.
 pub const BATCH_LENGTH_MAX: usize = 256;
+/// Channels in one `AdoptChannels` at most.
+pub const CHANNELS_LENGTH_MAX: usize = 1024;
 
 /// Changes for one node, run in parallel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -282,4 +286,28 @@ pub struct FinishSyncRequest {
     pub chain_version: ChainVersion,
     /// The target that is filled.
     pub target: TargetId,
+}
+
+/// What came of the last update of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelDone {
+    /// The update.
+    pub tag: UpdateTag,
+    /// The chunk it changed.
+    pub chunk: ChunkId,
+    /// What it made.
+    pub done: UpdateDone,
+}
+
+/// Tells a syncing target which updates are done: their chunks may have been overwritten since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptChannelsRequest {
+    /// The chain.
+    pub chain: ChainId,
+    /// The sender's chain version.
+    pub chain_version: ChainVersion,
+    /// The target that is filled.
+    pub target: TargetId,
+    /// At most `CHANNELS_LENGTH_MAX`, those of longest ago first.
+    pub channels: Vec<ChannelDone>,
 }

@@ -162,11 +162,26 @@ fn keys_are_ordered_and_read_back() {
     let keys = [key(1, 5, 0), key(1, 5, 256), key(1, 256, 0), key(256, 0, 0)];
     let bytes: Vec<_> = keys.iter().map(|key| key.to_bytes()).collect();
     assert!(bytes.is_sorted());
-    for key in keys.into_iter().chain([RecordKey::Target(TargetId(9))]) {
+    let channel = RecordKey::Channel(ChannelKey {
+        target: TargetId(9),
+        client: ClientId(u128::MAX - 1),
+        channel: ChannelId(300),
+    });
+    assert_eq!(channel.to_bytes().len(), 27);
+    let others = [RecordKey::Target(TargetId(9)), channel];
+    for key in keys.into_iter().chain(others) {
         assert_eq!(RecordKey::from_bytes(&key.to_bytes()), Some(key));
     }
     assert_eq!(key(1, 2, 3).to_bytes().len(), 21);
-    for wrong in [&b""[..], b"C", b"T1234567", b"X12345678", b"T123456789"] {
+    for wrong in [
+        &b""[..],
+        b"C",
+        b"T1234567",
+        b"X12345678",
+        b"T123456789",
+        &[b'D'; 26],
+        &[b'D'; 28],
+    ] {
         assert_eq!(RecordKey::from_bytes(wrong), None);
     }
 }

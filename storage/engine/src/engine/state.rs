@@ -4,11 +4,13 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use types::{
     chunk::ChunkId,
-    id::{ChainId, InodeId, TargetId},
+    id::{ChainId, ChannelId, ClientId, InodeId, TargetId},
 };
 
 use crate::{
-    chunk_meta::{ChunkKey, Record},
+    channels::{ChannelKey, ChannelTable, StoredDone},
+    chunk_meta::{ChunkKey, Record, RecordKey},
+    committer::Value,
     error::EngineError,
     recovery::referenced,
     slots::SlotPool,
@@ -22,6 +24,7 @@ pub(crate) struct TargetState {
     /// Set while its chunks are being removed with it.
     pub(crate) removing: bool,
     pub(crate) chunks: BTreeMap<ChunkId, Record>,
+    pub(crate) channels: ChannelTable,
 }
 
 impl TargetState {
@@ -31,6 +34,7 @@ impl TargetState {
             used_bytes: 0,
             removing: false,
             chunks: BTreeMap::new(),
+            channels: ChannelTable::default(),
         }
     }
 
@@ -91,6 +95,49 @@ impl State {
         let removed = before.as_ref().map_or(0, Record::slot_bytes);
         target.used_bytes = target.used_bytes + added - removed;
         before
+    }
+
+    /// Updates of a target's channels are done; returns the records that have changed. The target is there.
+    pub(crate) fn put_channels(
+        &mut self,
+        target: TargetId,
+        done: impl IntoIterator<Item = StoredDone>,
+    ) -> Vec<(RecordKey, Value)> {
+        let state = self.targets.get_mut(&target);
+        let state = state.expect("channels change only in targets that are there");
+        let put = |done| state.channels.put(done);
+        let changed: Vec<_> = done.into_iter().flat_map(put).collect();
+        self.channel_records(target, changed)
+    }
+
+    /// Forgets a target's channels; returns the records that have changed.
+    pub(crate) fn clear_channels(&mut self, target: TargetId) -> Vec<(RecordKey, Value)> {
+        let state = self.targets.get_mut(&target);
+        let cleared = state.map_or_else(Vec::new, |state| state.channels.clear());
+        self.channel_records(target, cleared)
+    }
+
+    fn channel_records(
+        &self,
+        target: TargetId,
+        channels: Vec<(ClientId, ChannelId)>,
+    ) -> Vec<(RecordKey, Value)> {
+        let record = |(client, channel)| {
+            let key = ChannelKey {
+                target,
+                client,
+                channel,
+            };
+            (RecordKey::Channel(key), self.channel_value(key))
+        };
+        channels.into_iter().map(record).collect()
+    }
+
+    /// What the store says of a channel.
+    pub(crate) fn channel_value(&self, key: ChannelKey) -> Value {
+        let target = self.targets.get(&key.target);
+        let stored = target.and_then(|target| target.channels.get(key.client, key.channel));
+        stored.map_or(Value::Gone, Value::Channel)
     }
 
     pub(crate) fn chunks(&self) -> impl Iterator<Item = (ChunkKey, &Record)> {

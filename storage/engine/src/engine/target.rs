@@ -45,7 +45,8 @@ impl Engine {
                 None => {
                     state.targets.insert(target, TargetState::new(chain));
                     let entry = LogEntry::Target { target, chain };
-                    self.enqueue_target(target, Value::Target(chain), &entry);
+                    let after = vec![(RecordKey::Target(target), Value::Target(chain))];
+                    self.enqueue_plain(after, &entry);
                 }
             }
         }
@@ -68,8 +69,11 @@ impl Engine {
         }
         {
             let mut state = self.inner.state.lock();
+            // Its table goes with it, and the log need not say so.
+            let mut after = state.clear_channels(target);
             state.targets.remove(&target);
-            self.enqueue_target(target, Value::Gone, &LogEntry::TargetGone { target });
+            after.push((RecordKey::Target(target), Value::Gone));
+            self.enqueue_plain(after, &LogEntry::TargetGone { target });
         }
         self.sync().await
     }
@@ -98,11 +102,12 @@ impl Engine {
         !page.is_empty()
     }
 
-    fn enqueue_target(&self, target: TargetId, value: Value, entry: &LogEntry) {
+    /// Puts a change that is about no chunk into the queue. The caller holds the lock of `state`.
+    pub(super) fn enqueue_plain(&self, after: Vec<(RecordKey, Value)>, entry: &LogEntry) {
         let entry = Entry {
             encoded: entry.encode(),
             payload: None,
-            after: Some((RecordKey::Target(target), value)),
+            after,
             dirty: None,
             replaced: None,
         };

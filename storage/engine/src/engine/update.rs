@@ -23,6 +23,7 @@ use self::{
 use super::{ChunkKey, Engine, Inner, NewRecord, UpdateRequest, Updated};
 use crate::{
     blocks::Blocks,
+    channels::StoredDone,
     chunk_meta::{Content, Head, Logged, Record, StoredHead, Version},
     committer::{Durability, Urgency},
     error::EngineError,
@@ -105,7 +106,9 @@ impl Engine {
                     chain_version,
                 };
                 // Nobody waits: the record of the pending version is durable, and that is enough (W6).
-                let change = NewRecord::plain(Some(record), &entry);
+                let mut change = NewRecord::plain(Some(record), &entry);
+                let done = StoredDone::of(key.chunk, &head);
+                change.channels = state.put_channels(key.target, done);
                 drop(self.inner.install(&mut state, key, change, Urgency::Later));
                 Ok(meta)
             }
@@ -284,6 +287,7 @@ impl Inner {
             encoded,
             payload: written.payload,
             dirty,
+            channels: Vec::new(),
         };
         Ok(Some(self.install(
             &mut state,

@@ -15,6 +15,7 @@ use types::{
 
 use crate::{
     blocks::{Patch, Places},
+    channels::StoredDone,
     chunk_meta::{ChunkKey, StoredHead, StoredPosition, checksums_from, checksums_to},
 };
 
@@ -55,6 +56,13 @@ pub(crate) enum LogEntry {
         version: ChunkVersion,
         position: StoredPosition,
     },
+    /// Another replica knows what came of these updates.
+    ChannelsAdopted {
+        target: TargetId,
+        done: Vec<StoredDone>,
+    },
+    /// What is known of a target's channels counts no more.
+    ChannelsCleared { target: TargetId },
 }
 
 /// A chunk of a target.
@@ -251,7 +259,9 @@ impl LogEntry {
             | Self::Discard { .. }
             | Self::Drop { .. }
             | Self::Folded { .. }
-            | Self::Relocated { .. } => 0,
+            | Self::Relocated { .. }
+            | Self::ChannelsAdopted { .. }
+            | Self::ChannelsCleared { .. } => 0,
         }
     }
 }

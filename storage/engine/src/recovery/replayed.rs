@@ -5,16 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    id::{ChainId, TargetId},
+    id::{ChainId, ChannelId, ClientId, TargetId},
     version::ChunkVersion,
 };
 
 use super::Problems;
 use crate::{
     blocks::Blocks,
+    channels::{ChannelKey, ChannelTable, StoredDone, decode_channel},
     chunk_meta::{
-        ChunkKey, RecordKey, StoredHead, StoredPosition, StoredVersion, StoredVersionSums,
-        checksums_from, decode_record, decode_sums,
+        CHANNEL_PREFIX, ChunkKey, RecordKey, StoredHead, StoredPosition, StoredVersion,
+        StoredVersionSums, checksums_from, decode_record, decode_sums,
     },
     error::OpenError,
     log::entry::{LogEntry, LogRef, StoredBody, StoredPatch, StoredPlace, patches_at},
@@ -28,6 +29,10 @@ pub(crate) struct Replayed {
     pub(super) targets: BTreeMap<TargetId, Option<ChainId>>,
     /// Chunks that were changed; without versions: dropped.
     pub(super) chunks: BTreeMap<ChunkKey, PlainRecord>,
+    /// The channels of each target.
+    pub(super) channels: BTreeMap<TargetId, ChannelTable>,
+    /// Those that the log changes.
+    pub(super) changed_channels: BTreeSet<ChannelKey>,
     /// Where blocks went that were moved inside the log, each further on.
     pub(super) moved: BTreeMap<LogRef, LogRef>,
     /// Chunks with entries that do not fit what is there: what they are now is unknown.
@@ -58,6 +63,9 @@ pub(crate) fn apply(
     entries: Vec<(LogEntry, LogRef)>,
 ) -> Result<Replayed, OpenError> {
     let mut replayed = Replayed::default();
+    store.scan(CHANNEL_PREFIX, &mut |key, value| {
+        replayed.channel(key, value);
+    })?;
     for (entry, payload) in entries {
         replayed.apply(store, &entry, payload)?;
     }
@@ -65,6 +73,43 @@ pub(crate) fn apply(
 }
 
 impl Replayed {
+    /// Takes a channel of the store.
+    fn channel(&mut self, key: &[u8], value: &[u8]) {
+        let Some(RecordKey::Channel(found)) = RecordKey::from_bytes(key) else {
+            self.problems.add(format!("key {key:02x?} is no key"));
+            return;
+        };
+        match decode_channel(found, value) {
+            Ok(stored) => self
+                .channels
+                .entry(found.target)
+                .or_default()
+                .restore(stored),
+            Err(error) => self.problems.add(format!("channel {key:02x?}: {error}")),
+        }
+    }
+
+    fn put_channels(&mut self, target: TargetId, done: impl IntoIterator<Item = StoredDone>) {
+        let table = self.channels.entry(target).or_default();
+        let changed = done.into_iter().flat_map(|done| table.put(done)).collect();
+        self.note_channels(target, changed);
+    }
+
+    fn clear_channels(&mut self, target: TargetId) {
+        let table = self.channels.get_mut(&target);
+        let cleared = table.map_or_else(Vec::new, ChannelTable::clear);
+        self.note_channels(target, cleared);
+    }
+
+    fn note_channels(&mut self, target: TargetId, channels: Vec<(ClientId, ChannelId)>) {
+        let key = |(client, channel)| ChannelKey {
+            target,
+            client,
+            channel,
+        };
+        self.changed_channels.extend(channels.into_iter().map(key));
+    }
+
     fn apply(
         &mut self,
         store: &dyn MetaStore,
@@ -78,6 +123,15 @@ impl Replayed {
             }
             LogEntry::TargetGone { target } => {
                 self.targets.insert(*target, None);
+                self.clear_channels(*target);
+                return Ok(());
+            }
+            LogEntry::ChannelsAdopted { target, done } => {
+                self.put_channels(*target, done.iter().copied());
+                return Ok(());
+            }
+            LogEntry::ChannelsCleared { target } => {
+                self.clear_channels(*target);
                 return Ok(());
             }
             LogEntry::Moved { from, blocks } => {
@@ -103,11 +157,21 @@ impl Replayed {
             return Ok(());
         }
         let record = self.record(store, key)?;
-        if let Err(reason) = record.and_then(|record| record.apply(entry, payload)) {
-            let reason = format!("the log does not fit the records: {reason}: {entry:?}");
-            self.problems.add_of(key, &reason);
-            self.chunks.remove(&key);
-            self.spoiled.insert(key);
+        let applied = record.and_then(|record| {
+            record.apply(entry, payload)?;
+            Ok(record.committed.as_ref().map(|committed| committed.head))
+        });
+        match applied {
+            Ok(Some(head)) if matches!(entry, LogEntry::Commit { .. }) => {
+                self.put_channels(key.target, StoredDone::of(key.chunk, &head));
+            }
+            Ok(_) => {}
+            Err(reason) => {
+                let reason = format!("the log does not fit the records: {reason}: {entry:?}");
+                self.problems.add_of(key, &reason);
+                self.chunks.remove(&key);
+                self.spoiled.insert(key);
+            }
         }
         Ok(())
     }
@@ -186,7 +250,11 @@ impl PlainRecord {
                 *before = *position;
                 blocks.overlay.clear();
             }
-            LogEntry::Target { .. } | LogEntry::TargetGone { .. } | LogEntry::Moved { .. } => {
+            LogEntry::Target { .. }
+            | LogEntry::TargetGone { .. }
+            | LogEntry::Moved { .. }
+            | LogEntry::ChannelsAdopted { .. }
+            | LogEntry::ChannelsCleared { .. } => {
                 return Err("not about a chunk".to_owned());
             }
         }

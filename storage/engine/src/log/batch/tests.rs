@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use types::{
-    chunk::ChunkId,
-    id::{ChainId, InodeId, TargetId},
+    chunk::{ChunkId, UpdateTag},
+    id::{ChainId, ChannelId, ChannelSeq, ClientId, InodeId, TargetId},
     version::{ChainVersion, ChunkVersion},
 };
 
 use super::*;
 use crate::{
+    channels::StoredDone,
     chunk_meta::StoredHead,
     log::entry::{BlockRun, StoredBody, StoredKey, StoredPatch, StoredPlace},
 };
@@ -147,6 +148,25 @@ fn the_numbers_of_entries_stay() {
         position,
     };
     assert_eq!(of(relocated), 8);
+    let head = StoredHead {
+        tag: Some(UpdateTag {
+            client: ClientId(5),
+            channel: ChannelId(2),
+            seq: ChannelSeq(300),
+        }),
+        ..head()
+    };
+    let done = StoredDone::of(key.chunk, &head).into_iter().collect();
+    let adopted = LogEntry::ChannelsAdopted { target, done };
+    #[rustfmt::skip]
+    let expected = [
+        9, 1, 1,                         // adopted by target 1: one
+        5, 2, 0xac, 0x02,                // tag: client, channel, seq
+        7, 0xac, 0x02,                   // inode, index
+        2, 3, 0x88, 0x27, 1,             // version, chain version, length, checksum
+    ];
+    assert_eq!(adopted.encode(), expected);
+    assert_eq!(of(LogEntry::ChannelsCleared { target }), 10);
 }
 
 /// Any flipped bit in what a batch uses is found.
