@@ -6,8 +6,8 @@
 //! | Offline | LastServing, Offline | reopen, then Online |
 //! | Online | Serving | commit every pending version, then UpToDate |
 //! | Online | LastServing | stay |
-//! | Online | Syncing, Waiting, Offline, after the same or when it held nothing that counted | stay |
-//! | Online | the same three after LastServing, Syncing or something unknown | reopen, then Online |
+//! | Online | Syncing, Waiting, Offline, each after Waiting or Offline; Syncing as before | stay |
+//! | Online | Syncing, Waiting, Offline otherwise, or when maps were missed | reopen, then Online |
 //! | UpToDate | Serving, or Syncing as before | stay |
 //! | UpToDate | Syncing after anything else, Waiting, LastServing, Offline | reopen, then Online |
 //!
