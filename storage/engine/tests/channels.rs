@@ -21,6 +21,9 @@ fn tag(client: u64, seq: u64) -> UpdateTag {
     }
 }
 
+/// Damages a value, and says under which key it stands then.
+type Damage = &'static dyn Fn(&[u8], &mut Vec<u8>) -> Vec<u8>;
+
 /// Makes a version pending.
 async fn make(engine: &Engine, key: ChunkKey, version: u32, tag: UpdateTag, change: Change) {
     let bytes: &[u8] = match change {
@@ -226,7 +229,7 @@ async fn a_damaged_channel_stops_the_disk() {
     let again = engine.commit(key(0), ChunkVersion(1), chain_version).await;
     assert_eq!(again.unwrap().chain_version, CHAIN_VERSION);
     engine.close().await;
-    let damage: [&dyn Fn(&[u8], &mut Vec<u8>) -> Vec<u8>; 3] = [
+    let damage: [Damage; 3] = [
         &|key, value| {
             value.truncate(4);
             key.to_vec()
