@@ -30,8 +30,8 @@ fn a_sample_of_seeds_breaks_no_rule() {
 #[test]
 fn every_mistake_made_on_purpose_is_found() {
     for mistake in sim::MISTAKES {
-        let found = (1..=SAMPLE)
-            .find(|seed| !sim::run_with(*seed, Some(mistake)).violations.is_empty());
+        let found =
+            (1..=SAMPLE).find(|seed| !sim::run_with(*seed, Some(mistake)).violations.is_empty());
         eprintln!("{mistake}: found by seed {found:?}");
         assert!(found.is_some(), "{mistake}: not found in {SAMPLE} seeds");
     }
