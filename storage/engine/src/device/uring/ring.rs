@@ -304,33 +304,35 @@ impl Ring {
 
     /// Makes the ring let go of files that nobody uses.
     pub(super) fn release_files(&self) {
-        let mut kernel = self.kernel.lock();
-        let Kernel {
-            registered, ring, ..
-        } = &mut *kernel;
-        registered.release_files(ring);
+        self.with_kernel(|kernel| kernel.registered.release_files(&kernel.ring));
     }
 
     /// Makes the ring let go of memory that was freed.
     fn release_regions(&self) {
-        let mut kernel = self.kernel.lock();
-        let Kernel {
-            registered, ring, ..
-        } = &mut *kernel;
-        registered.release_regions(ring);
+        self.with_kernel(|kernel| kernel.registered.release_regions(&kernel.ring));
     }
 
-    /// Takes no more operations, and blocks until those in flight are over.
-    pub(super) fn close(&self) {
-        self.set_gathering(false);
-        self.waiting.lock().closed = true;
+    /// Whoever found the lock taken meanwhile has left its operation to this.
+    fn with_kernel(&self, work: impl FnOnce(&mut Kernel)) {
+        work(&mut self.kernel.lock());
         self.submit();
+    }
+
+    /// Takes no more operations, and blocks until all there are, are over.
+    pub(super) fn close(&self) {
+        {
+            let mut waiting = self.waiting.lock();
+            waiting.closed = true;
+            waiting.gathering = false;
+        }
         let mut kernel = self.kernel.lock();
-        while !kernel.in_flight.is_empty() {
-            if let Err(error) = kernel.wait() {
-                drop(kernel);
-                return self.fail(&error);
-            }
+        let mut drained = kernel.submit(&self.waiting);
+        while drained.is_ok() && !kernel.in_flight.is_empty() {
+            drained = kernel.wait();
+        }
+        drop(kernel);
+        if let Err(error) = drained {
+            self.fail(&error);
         }
     }
 }
