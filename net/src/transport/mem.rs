@@ -55,11 +55,20 @@ impl fmt::Debug for MemNetwork {
 struct Listener {
     /// The server's clock: a deadline travels as the time that is left.
     env: Env,
-    dispatch: Dispatch,
+    /// `None` once it is gone: connections to it, which others keep, then keep nothing of it.
+    dispatch: Mutex<Option<Dispatch>>,
     outstanding: Arc<Semaphore>,
     /// Takes no new calls.
     stopping: Shutdown,
     closed: Shutdown,
+}
+
+impl Listener {
+    /// Lets go of the server; not while the lock is held, whatever that ends.
+    fn let_go(&self) {
+        let dispatch = self.dispatch.lock().take();
+        drop(dispatch);
+    }
 }
 
 impl MemNetwork {
@@ -100,6 +109,7 @@ impl MemNetwork {
         let listener = self.shared.names.lock().remove(host);
         if let Some(listener) = listener {
             listener.stopping.trigger();
+            listener.let_go();
             if how == Gone::Reset {
                 listener.closed.trigger();
             }
@@ -150,7 +160,7 @@ impl MemNetwork {
         let address = format!("mem://{name}");
         let listener = Arc::new(Listener {
             env: env.clone(),
-            dispatch,
+            dispatch: Mutex::new(Some(dispatch)),
             outstanding: Arc::new(Semaphore::new(config.outstanding_max as usize)),
             stopping: Shutdown::new(),
             closed: Shutdown::new(),
@@ -194,6 +204,7 @@ impl MemNetwork {
                 () = killed.wait() => {}
             }
             listener.closed.trigger();
+            listener.let_go();
         });
         Ok(Server::new(address, kill, task))
     }
@@ -310,7 +321,7 @@ impl MemConnection {
         let permit = permit.map_err(|_| self.gone())?;
         let (sender, receiver) = oneshot::channel();
         let left = letter.deadline.saturating_duration_since(self.env.now());
-        self.listener.dispatch.accept(Arrived {
+        let arrived = Arrived {
             service: letter.service,
             method: letter.method,
             method_version: letter.method_version,
@@ -328,7 +339,11 @@ impl MemConnection {
                 _outstanding: permit,
             }),
             admission: Box::new(()),
-        });
+        };
+        match &*self.listener.dispatch.lock() {
+            Some(dispatch) => dispatch.accept(arrived),
+            None => return Err(self.gone()),
+        }
         Ok(receiver)
     }
 

@@ -30,8 +30,8 @@ const CHUNK_SIZE: u32 = 64 << 10;
 /// The file of the first chunk; each chunk is the only one of a file of its own.
 const FIRST_INODE: u64 = 1000;
 
-/// The longest pause between two operations of a client.
-const PAUSE_MAX: Duration = Duration::from_millis(1500);
+/// The longest pauses between two operations of a client: half of them are short, so that operations come in bursts.
+const PAUSES_MAX: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(3)];
 
 /// Where the chunks are.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +127,8 @@ impl SimClient {
                 if stop.is_triggered() {
                     return;
                 }
-                let pause = self.env.random_below(PAUSE_MAX.as_micros() as u64);
+                let longest = PAUSES_MAX[self.below(2) as usize];
+                let pause = self.env.random_below(longest.as_micros() as u64);
                 self.env.sleep(Duration::from_micros(pause)).await;
                 let chunk = self.below(self.placement.chunks);
                 let action = self.draw();
