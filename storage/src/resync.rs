@@ -399,6 +399,9 @@ pub(crate) async fn finish_sync(
     let view = node.catch_up(&target, version, deadline).await;
     let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
     node.check(&target, &view, syncing)?;
+    // What is believed here must not get into the table of a target that was reopened meanwhile.
+    let _open = target.open(&node.env, deadline).await?;
+    node.check(&target, &target.view(), syncing)?;
     believe_all(node, &target).await?;
     if !target.finish_sync(version) {
         let why = format!("target {} is not syncing any more", target.id);

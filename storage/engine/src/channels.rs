@@ -20,7 +20,8 @@ use types::{
 
 use crate::chunk_meta::StoredHead;
 
-/// Channels of one target at most: far more than clients use at the same time. About 150 bytes each.
+/// Channels of one target at most: all 1,024 channels of 32 clients, or 512 clients with 64 updates each under way. With more, what
+/// is forgotten may be younger than a client's last retry. About 150 bytes each.
 pub(crate) const CHANNELS_MAX: usize = 32_768;
 /// No target lives to commit so many versions, so the number that follows does not overflow.
 const ORDER_MAX: u64 = 1 << 62;
@@ -173,7 +174,8 @@ impl ChannelTable {
         self.entries.is_empty()
     }
 
-    /// All entries, those that were committed longest ago first: whoever takes them in this order forgets the same ones.
+    /// All entries, those that were committed longest ago first: whoever takes them in this order into an empty table
+    /// forgets the same ones.
     pub(crate) fn in_order(&self) -> Vec<ChannelDone> {
         let mut entries: Vec<&StoredChannel> = self.entries.values().collect();
         entries.sort_unstable_by_key(|stored| stored.order);

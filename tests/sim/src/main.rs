@@ -1,6 +1,10 @@
 //! Runs seeds: `penstock-sim [--first N] [--seeds N] [--threads N] [--log]`.
 //!
 //! Prints each seed that breaks a rule with what shows it, and at the end how much was tried.
+#![allow(
+    clippy::print_stdout,
+    reason = "a program for people: what it found is its output"
+)]
 
 use std::{
     process::ExitCode,

@@ -80,6 +80,13 @@ impl Device for WatchedDevice {
     }
 
     async fn close(&self) {
-        self.inner.close().await;
+        // An operation that hangs holds up neither the end of the process nor the other disks.
+        let closed = self.watch(async {
+            self.inner.close().await;
+            Ok(())
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "a disk does not end what is under way");
+        }
     }
 }

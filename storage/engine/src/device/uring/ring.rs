@@ -280,11 +280,11 @@ impl Ring {
 
     /// Takes completions, a bite at most; returns how many there were.
     fn reap(&self) -> usize {
-        let reaped = self.kernel.lock().reap(BITE);
-        reaped.unwrap_or_else(|error| {
+        let (reaped, result) = self.kernel.lock().reap(BITE);
+        if let Err(error) = result {
             self.fail(&error);
-            0
-        })
+        }
+        reaped
     }
 
     fn set_gathering(&self, gathering: bool) {
@@ -447,7 +447,7 @@ impl Kernel {
     fn wait(&mut self) -> io::Result<()> {
         match self.ring.submit_and_wait(1) {
             Err(error) if !is_transient(&error) => Err(error),
-            _ => self.reap(usize::MAX).map(drop),
+            _ => self.reap(usize::MAX).1,
         }
     }
 
@@ -469,18 +469,20 @@ impl Kernel {
     }
 
     /// Deals with completions, `limit` at most; returns how many there were.
-    fn reap(&mut self, limit: usize) -> io::Result<usize> {
+    fn reap(&mut self, limit: usize) -> (usize, io::Result<()>) {
         let mut reaped = 0;
         // A completion that starts the rest of its operation needs the ring, so none of its views lasts longer.
         while reaped < limit {
             let Some(entry) = self.ring.completion().next() else {
                 break;
             };
-            self.complete(entry.user_data(), entry.result())?;
             reaped += 1;
+            let completed = self.complete(entry.user_data(), entry.result());
+            if completed.is_err() {
+                return (reaped, completed);
+            }
         }
-        self.enter()?;
-        Ok(reaped)
+        (reaped, self.enter())
     }
 
     fn complete(&mut self, user_data: u64, result: i32) -> io::Result<()> {
@@ -491,14 +493,11 @@ impl Kernel {
         };
         let outcome = match usize::try_from(result) {
             Ok(transferred) => operation.advance(transferred),
-            Err(_) => {
-                let error = io::Error::from_raw_os_error(-result);
-                if is_transient(&error) {
-                    Ok(false)
-                } else {
-                    Err(error)
-                }
-            }
+            // Anything else may be the one report of a failed write-back, and is never tried again (E10).
+            Err(_) => match io::Error::from_raw_os_error(-result) {
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+                error => Err(error),
+            },
         };
         if matches!(outcome, Ok(false)) {
             let entry = operation.entry().user_data(user_data);
@@ -515,6 +514,7 @@ impl Kernel {
     }
 }
 
+/// What a submission may be refused for, for now.
 fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -529,14 +529,51 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_short_transfer_goes_on_where_it_stopped() {
+    fn write(length: usize) -> (Operation, oneshot::Receiver<io::Result<()>>) {
         let file = Arc::new(OpenFile::new(tempfile::tempfile().unwrap()));
         let permits = Arc::new(Semaphore::new(1));
         let permit = permits.try_acquire_owned().unwrap();
         let (sender, receiver) = oneshot::channel();
-        let data = BufPool::new(0).allocate(8192).freeze();
-        let mut operation = Operation::write(file, 65_536, (data, Durable::No), sender, permit);
+        let data = BufPool::new(0).allocate(length).freeze();
+        let operation = Operation::write(file, 65_536, (data, Durable::No), sender, permit);
+        (operation, receiver)
+    }
+
+    #[test]
+    fn an_operation_that_comes_during_housekeeping_is_submitted_after_it() {
+        let ring = Ring::new(8).unwrap();
+        let (operation, mut receiver) = write(4096);
+        ring.with_kernel(|_| ring.push(operation).unwrap());
+        assert!(ring.waiting.lock().operations.is_empty());
+        assert!(!ring.kernel.lock().in_flight.is_empty());
+        ring.close();
+        assert!(receiver.try_recv().unwrap().is_ok());
+        assert!(ring.push(write(4096).0).is_err());
+    }
+
+    #[test]
+    fn what_is_gathered_is_submitted_when_it_is_enough() {
+        let ring = Ring::new(16).unwrap();
+        ring.set_gathering(true);
+        let operations: Vec<_> = (0..GATHERED_MAX).map(|_| write(4096)).collect();
+        let mut receivers = Vec::new();
+        for (operation, receiver) in operations {
+            assert!(ring.kernel.lock().in_flight.is_empty());
+            ring.push(operation).unwrap();
+            receivers.push(receiver);
+        }
+        assert!(!ring.kernel.lock().in_flight.is_empty());
+        ring.close();
+        assert!(
+            receivers
+                .iter_mut()
+                .all(|receiver| receiver.try_recv().unwrap().is_ok())
+        );
+    }
+
+    #[test]
+    fn a_short_transfer_goes_on_where_it_stopped() {
+        let (mut operation, receiver) = write(8192);
         assert!(!operation.advance(4096).unwrap());
         assert_eq!(operation.done, 4096);
         assert!(operation.advance(4096).unwrap());
