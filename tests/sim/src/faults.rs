@@ -5,7 +5,11 @@ use std::time::Duration;
 use common::env::Instant;
 use net::{Gone, LinkFaults};
 
-use crate::{host::End, world::World};
+use crate::{
+    host::{End, Host},
+    load, manager,
+    world::World,
+};
 
 /// The longest time a host stays away, or a link stays cut.
 const AWAY_MAX: Duration = Duration::from_secs(9);
@@ -142,6 +146,7 @@ impl Faults {
                 world.managers[index].end(gone).await;
                 self.due.push((self.away(world), Mend::Manager(index)));
             }
+            9 => self.leave_behind(world),
             _ => self.cut(world),
         }
     }
@@ -162,6 +167,34 @@ impl Faults {
         ));
         world.hosts[index].end(how, gone);
         self.due.push((self.away(world), Mend::Host(index)));
+    }
+
+    /// One storage node and one client lose the managers, and the node its neighbours, but not each other: only the lease keeps
+    /// the node from answering a client whose map is as old as its own.
+    fn leave_behind(&mut self, world: &World) {
+        let client = load::name(1 + pick(world, world.clients.len()) as u32);
+        let hosts: Vec<&str> = world.hosts.iter().filter_map(Host::name).collect();
+        if hosts.is_empty() {
+            return;
+        }
+        let node = hosts[pick(world, hosts.len())];
+        world
+            .log
+            .add(format_args!("{node} and {client} are left behind"));
+        let managers = (0..world.scenario.managers).map(manager::name);
+        let managers: Vec<String> = managers.collect();
+        let managers = managers.iter().map(String::as_str);
+        let neighbours = hosts.iter().copied().filter(|host| *host != node);
+        let links = managers.clone().map(|manager| (client.as_str(), manager));
+        for (one, other) in managers
+            .chain(neighbours)
+            .map(|other| (node, other))
+            .chain(links)
+        {
+            world.network.cut(one, other);
+            world.network.cut(other, one);
+        }
+        self.due.push((self.away(world), Mend::Links));
     }
 
     /// Cuts one direction between two, or everything from or to one.
