@@ -9,24 +9,8 @@ set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
 "$top/scripts/packages" gcc:gcc fusermount3:fuse3 fio:fio git:git python3:python3 diff:diffutils
-if [ -n "${PENSTOCK_BIN:-}" ]; then
-  PATH=$(cd "$(dirname "$PENSTOCK_BIN")" && pwd):$PATH
-else
-  cargo build --release --quiet --manifest-path "$top/Cargo.toml" --package penstock
-  PATH=${CARGO_TARGET_DIR:-$top/target}/release:$PATH
-fi
-unset PENSTOCK_DATA PENSTOCK_CLUSTER
-
-work=${1:-$top/target/full}
-mkdir -p "$work"
-if [ -n "$(ls -A "$work")" ]; then
-  echo "$work is not empty; name another directory, or remove what an earlier run left" >&2
-  exit 2
-fi
-work=$(cd "$work" && pwd)
-data=$work/cluster
+source "$top/tests/prepare.sh" "${1:-$top/target/full}"
 mnt=$data/mnt
-export PENSTOCK_DATA=$data PENSTOCK_CLUSTER=$data/cluster.toml
 STALL_LIMIT=${STALL_LIMIT:-5}
 rows=()
 failed=0

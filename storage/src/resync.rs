@@ -10,15 +10,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{backoff::Backoff, shutdown::ShutdownSignal};
+use common::{backoff::Backoff, env::Instant, shutdown::ShutdownSignal};
 use engine::ReadVersion;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use net::Bulk;
+use tokio::sync::RwLockReadGuard;
 use types::{
     chunk::{ChunkId, ChunkMeta, Update},
-    id::TargetId,
+    id::{ChainId, TargetId},
     rpc::{
-        BulkIndex,
+        BulkIndex, Rpc,
         storage::{
             AdoptChannels, AdoptChannelsRequest, CHANNELS_LENGTH_MAX, FinishSync,
             FinishSyncRequest, ForwardKind, ForwardRequest, ForwardUpdate, ListChunks,
@@ -197,15 +198,22 @@ async fn step(node: &Node, target: &Target, walk: &mut Progress) -> Result<bool,
         chain_version: walk.version,
         target: walk.successor,
     };
+    ask::<FinishSync>(node, walk, &request).await?;
+    walk.finished = true;
+    Ok(true)
+}
+
+/// Asks the successor.
+async fn ask<M: Rpc>(
+    node: &Node,
+    walk: &Progress,
+    request: &M::Request,
+) -> Result<M::Response, Status> {
     let address = address_of(&node.routing.current(), walk.successor)?;
     let until = node.env.now() + STEP_LIMIT;
     let caller = node.caller();
-    let told = node
-        .endpoint
-        .ask::<FinishSync>(&address, &caller, &request, until);
-    told.await?;
-    walk.finished = true;
-    Ok(true)
+    let endpoint = &node.endpoint;
+    endpoint.ask::<M>(&address, &caller, request, until).await
 }
 
 /// Sends the table of channels. At the end of the walk, while the successor is syncing: every update that is not in the
@@ -219,20 +227,13 @@ async fn send_channels(node: &Node, target: &Target, walk: &Progress) -> Result<
             target: walk.successor,
             channels: page.to_vec(),
         };
-        let address = address_of(&node.routing.current(), walk.successor)?;
-        let until = node.env.now() + STEP_LIMIT;
-        let caller = node.caller();
-        let told = node
-            .endpoint
-            .ask::<AdoptChannels>(&address, &caller, &request, until);
-        told.await?;
+        ask::<AdoptChannels>(node, walk, &request).await?;
     }
     Ok(())
 }
 
 /// The successor's page from the cursor on.
 async fn list_at(node: &Node, target: &Target, walk: &Progress) -> Result<Page, Status> {
-    let address = address_of(&node.routing.current(), walk.successor)?;
     let request = ListChunksRequest {
         chain: target.chain,
         chain_version: walk.version,
@@ -240,12 +241,7 @@ async fn list_at(node: &Node, target: &Target, walk: &Progress) -> Result<Page, 
         from: walk.cursor,
         limit: u32::try_from(PAGE).unwrap_or(u32::MAX),
     };
-    let until = node.env.now() + STEP_LIMIT;
-    let caller = node.caller();
-    let asked = node
-        .endpoint
-        .ask::<ListChunks>(&address, &caller, &request, until);
-    let reply = asked.await?;
+    let reply = ask::<ListChunks>(node, walk, &request).await?;
     let in_order = reply.chunks.windows(2).all(|pair| pair[0].id < pair[1].id);
     if !in_order || reply.next.is_some_and(|next| next <= walk.cursor) {
         let why = format!("target {} lists its chunks out of order", walk.successor);
@@ -333,6 +329,40 @@ async fn whole_chunk(
     Ok((request, bulk))
 }
 
+/// The target of this node that a predecessor means.
+///
+/// # Errors
+/// When it is not syncing at that version of the chain.
+async fn syncing_target(
+    node: &Node,
+    (chain, named, version): (ChainId, TargetId, ChainVersion),
+    deadline: Instant,
+) -> Result<Arc<Target>, Status> {
+    let target = node.target_of(chain)?;
+    check_named(node, &target, named)?;
+    let view = node.catch_up(&target, version, deadline).await;
+    let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
+    node.check(&target, &view, syncing)?;
+    Ok(target)
+}
+
+/// Keeps a syncing target from being reopened: what is learned of channels meanwhile must not get into a table that was
+/// emptied for another resync.
+///
+/// # Errors
+/// When it is not syncing any more.
+async fn keep_syncing<'a>(
+    node: &Node,
+    target: &'a Target,
+    version: ChainVersion,
+    deadline: Instant,
+) -> Result<RwLockReadGuard<'a, ()>, Status> {
+    let open = target.open(&node.env, deadline).await?;
+    let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
+    node.check(target, &target.view(), syncing)?;
+    Ok(open)
+}
+
 /// A page of this target's chunks, for its predecessor.
 ///
 /// # Errors
@@ -340,14 +370,10 @@ async fn whole_chunk(
 pub(crate) async fn list_chunks(
     node: &Node,
     request: &ListChunksRequest,
-    deadline: common::env::Instant,
+    deadline: Instant,
 ) -> Result<ListChunksReply, Status> {
-    let target = node.target_of(request.chain)?;
-    check_named(node, &target, request.target)?;
-    let version = request.chain_version;
-    let view = node.catch_up(&target, version, deadline).await;
-    let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
-    node.check(&target, &view, syncing)?;
+    let asked = (request.chain, request.target, request.chain_version);
+    let target = syncing_target(node, asked, deadline).await?;
     let limit = (request.limit as usize).clamp(1, PAGE);
     let mut chunks = target.disk.engine()?.list(target.id, request.from, limit)?;
     let next = next_page(&chunks, limit);
@@ -363,22 +389,16 @@ pub(crate) async fn list_chunks(
 pub(crate) async fn adopt_channels(
     node: &Node,
     request: &AdoptChannelsRequest,
-    deadline: common::env::Instant,
+    deadline: Instant,
 ) -> Result<(), Status> {
     let count = request.channels.len();
     if count > CHANNELS_LENGTH_MAX {
         let why = format!("{count} channels in one request; at most {CHANNELS_LENGTH_MAX}");
         return Err(Status::new(StatusCode::InvalidArgument, why));
     }
-    let target = node.target_of(request.chain)?;
-    check_named(node, &target, request.target)?;
-    let version = request.chain_version;
-    let view = node.catch_up(&target, version, deadline).await;
-    // Not while the target is reopened: that forgets the channels.
-    let _open = target.open(&node.env, deadline).await?;
-    let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
-    node.check(&target, &view, syncing)?;
-    node.check(&target, &target.view(), syncing)?;
+    let asked = (request.chain, request.target, request.chain_version);
+    let target = syncing_target(node, asked, deadline).await?;
+    let _open = keep_syncing(node, &target, request.chain_version, deadline).await?;
     let engine = target.disk.engine()?;
     engine.adopt_channels(target.id, &request.channels).await?;
     Ok(())
@@ -391,17 +411,12 @@ pub(crate) async fn adopt_channels(
 pub(crate) async fn finish_sync(
     node: &Node,
     request: &FinishSyncRequest,
-    deadline: common::env::Instant,
+    deadline: Instant,
 ) -> Result<(), Status> {
-    let target = node.target_of(request.chain)?;
-    check_named(node, &target, request.target)?;
     let version = request.chain_version;
-    let view = node.catch_up(&target, version, deadline).await;
-    let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
-    node.check(&target, &view, syncing)?;
-    // What is believed here must not get into the table of a target that was reopened meanwhile.
-    let _open = target.open(&node.env, deadline).await?;
-    node.check(&target, &target.view(), syncing)?;
+    let asked = (request.chain, request.target, version);
+    let target = syncing_target(node, asked, deadline).await?;
+    let _open = keep_syncing(node, &target, version, deadline).await?;
     believe_all(node, &target).await?;
     if !target.finish_sync(version) {
         let why = format!("target {} is not syncing any more", target.id);

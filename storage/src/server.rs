@@ -16,6 +16,7 @@ use common::{
     worker::Workers,
 };
 use engine::{Engine, OpenError};
+use futures::future::join_all;
 use net::{Endpoint, NetConfig, Server, Transports};
 use types::id::{BootId, ClientId, DiskIndex, NodeId};
 
@@ -119,11 +120,9 @@ impl RunningStorage {
             // A task that panicked has ended as well; the panic hook has logged it.
             let _ended = task.join().await;
         }
-        for disk in &self.node.disks {
-            if let Ok(engine) = disk.engine() {
-                engine.close().await;
-            }
-        }
+        // One that does not end does not keep the others from it.
+        let engines = self.node.disks.iter().filter_map(|disk| disk.engine().ok());
+        join_all(engines.map(Engine::close)).await;
     }
 }
 
@@ -184,6 +183,10 @@ pub async fn serve_on(
         .await?;
     let address = server.address();
     let readiness = node.readiness.clone();
+    // Whoever asks before the tasks below have said anything.
+    for part in ["mgmtd", "targets"] {
+        readiness.not_ready(part, "starting");
+    }
     let workers = Workers::default();
     let page = {
         let workers = workers.clone();

@@ -70,7 +70,8 @@ async fn admit(
     let bytes = payload.as_ref().map_or(0, |payload| payload.len());
     let _place = node.room.take(view.behind(target.id), bytes)?;
     let (tag, chunk) = (item.tag, item.chunk);
-    let admission = if node.env.makes_mistake("forget-channels") {
+    let forgets = node.env.makes_mistake("forget-channels");
+    let admission = if forgets {
         Admission::Run
     } else {
         target.dedup.lock().begin(tag, chunk, node.env.now())
@@ -104,7 +105,7 @@ async fn admit(
         update: item.update,
         payload,
         checksum: item.checksum,
-        tag: Some(tag),
+        tag: (!forgets).then_some(tag),
     };
     let done = run(node, &target, &order, deadline).await?;
     let now = node.env.now();
@@ -131,16 +132,13 @@ pub(crate) async fn run(
     let key = target.key(order.chunk);
     let mut settled = false;
     loop {
-        let asked = order
-            .tag
-            .filter(|_| !node.env.makes_mistake("forget-channels"));
-        let known = asked.and_then(|tag| target.dedup.lock().done(tag));
+        let known = order.tag.and_then(|tag| target.dedup.lock().done(tag));
         if let Some(done) = known {
             return Ok(done);
         }
         let meta = engine.get(key)?;
-        let version = order.chain_version;
-        let update_version = match at_turn(order.update, asked, meta.as_ref(), version) {
+        let (tag, version) = (order.tag, order.chain_version);
+        let update_version = match at_turn(order.update, tag, meta.as_ref(), version) {
             Turn::Answer(done) => return Ok(done),
             Turn::SettleFirst if settled => {
                 let why = format!("chunk {} has a pending version again", order.chunk);

@@ -307,6 +307,11 @@ mod tests {
         SizeClass::from_index(0).unwrap()
     }
 
+    fn group(number: u32) -> GroupId {
+        let class = class();
+        GroupId { class, number }
+    }
+
     fn healthy(allocator: &Allocator) {
         let mut problems = Vec::new();
         allocator.check(&mut problems);
@@ -317,13 +322,7 @@ mod tests {
     fn the_fullest_group_is_filled_first() {
         let mut allocator = Allocator::default();
         for number in [0, 1] {
-            allocator.add_group(
-                GroupId {
-                    class: class(),
-                    number,
-                },
-                0,
-            );
+            allocator.add_group(group(number), 0);
         }
         let in_second = Position {
             group: GroupId {
@@ -361,10 +360,6 @@ mod tests {
     #[test]
     fn a_large_empty_group_is_not_kept() {
         let mut allocator = Allocator::default();
-        let group = |number| GroupId {
-            class: class(),
-            number,
-        };
         for (number, file_bytes) in [(0, KEPT_BYTES_MAX + 1), (1, KEPT_BYTES_MAX), (2, 0)] {
             allocator.add_group(group(number), file_bytes);
         }
@@ -377,10 +372,6 @@ mod tests {
     #[test]
     fn no_number_of_a_group_is_given_out_twice() {
         let mut allocator = Allocator::default();
-        let group = |number| GroupId {
-            class: class(),
-            number,
-        };
         allocator.add_group(group(u32::MAX - 1), 0);
         assert_eq!(allocator.new_group(class()), Some(group(u32::MAX)));
         assert_eq!(allocator.new_group(class()), None);
@@ -388,10 +379,6 @@ mod tests {
 
     #[test]
     fn groups_are_worth_emptying_when_the_others_have_room() {
-        let group = |number| GroupId {
-            class: class(),
-            number,
-        };
         let fill = |counts: &[u16]| {
             let mut allocator = Allocator::default();
             for (number, &count) in (0..).zip(counts) {

@@ -25,7 +25,6 @@ use engine::{
 };
 use types::{id::ChainId, version::ChunkVersion};
 
-use crate::bad_files::BadFiles;
 use crate::support::{
     CHAIN_VERSION, MemDisk, TARGET, config, engine_with, key, on_a_runtime, pattern, put, read_all,
     request, slot_config, until, write_at,
@@ -301,7 +300,7 @@ fn a_group_that_cannot_be_read_gets_no_chunks() {
         const CHUNKS: u32 = 4 * SLOTS + LAST;
         let env = Env::real();
         let disk = MemDisk::new(&env, PowerSwitch::lasting());
-        let device = BadFiles::new(Arc::new(disk.device.clone()));
+        let device = FaultyDevice::new(Arc::new(disk.device.clone()));
         // The file of the last group ends soon behind its last chunk, and that of the group that cannot be read does not.
         let config = EngineConfig {
             preallocate_bytes: u64::from(LAST + 4) * SLOT,
@@ -314,12 +313,12 @@ fn a_group_that_cannot_be_read_gets_no_chunks() {
         }
         let group = |index: u32| engine.positions(key(index)).first().unwrap().group;
         let bad = group(0);
-        device.set([bad.into(), group(SLOTS).into()]);
+        device.set_unreadable([bad.into(), group(SLOTS).into()]);
         let stays = |index: u32| index >= 2 * SLOTS || index % SLOTS < 20;
         for index in (0..CHUNKS).filter(|&index| !stays(index)) {
             engine.drop_chunk(key(index)).await.unwrap();
         }
-        device.set([bad.into()]);
+        device.set_unreadable([bad.into()]);
         until(
             &env,
             LIMIT,

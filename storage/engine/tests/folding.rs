@@ -1,9 +1,6 @@
 //! A log that is full of what cannot be folded, or not be read, stays within its size, and the disk goes on as soon as it can.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use common::{buf::BufPool, env::Env};
 use engine::{
@@ -16,12 +13,9 @@ use engine::{
 };
 use types::{id::ChainId, version::ChunkVersion};
 
-use crate::{
-    bad_files::BadFiles,
-    support::{
-        CHAIN_VERSION, MemDisk, TARGET, config, key, on_a_runtime, pattern, put, read_all, request,
-        until, write_at,
-    },
+use crate::support::{
+    CHAIN_VERSION, MemDisk, TARGET, config, key, on_a_runtime, pattern, put, read_all, request,
+    until, write_at,
 };
 
 /// Of `config()`.
@@ -34,16 +28,25 @@ const LIMIT: Duration = Duration::from_secs(30);
 const ENOSPC: i32 = 28;
 
 /// An engine on such a disk, with chunks that lie in slots.
-async fn engine_with(config: EngineConfig, chunks: u32) -> (Env, MemDisk, Arc<BadFiles>, Engine) {
+async fn engine_with(
+    config: EngineConfig,
+    chunks: u32,
+) -> (Env, MemDisk, Arc<FaultyDevice>, Engine) {
     let env = Env::seeded(1);
     let disk = MemDisk::new(&env, PowerSwitch::lasting());
-    let device = BadFiles::new(Arc::new(disk.device.clone()));
+    let device = FaultyDevice::new(Arc::new(disk.device.clone()));
     let engine = disk.open_with(&env, device.clone(), config).await;
     engine.create_target(TARGET, ChainId(1)).await.unwrap();
     for index in 0..chunks {
         put(&engine, key(index), 1, 0, &content(index)).await;
     }
     (env, disk, device, engine)
+}
+
+async fn log_files(device: &FaultyDevice) -> usize {
+    let files = device.list().await.unwrap();
+    let log = files.iter().filter(|(id, _)| matches!(id, FileId::Log(_)));
+    log.count()
 }
 
 fn content(index: u32) -> Vec<u8> {
@@ -73,19 +76,24 @@ fn a_log_full_of_pending_chunks_rests() {
         let payload = pattern(100, LARGE);
         let mut pended = 0;
         // A disk that is written all the time lets no simulated time pass: it fails instead.
-        device.log_bytes_max.store(16 << 20, Ordering::Relaxed);
+        device.set(Faults {
+            log_bytes_left: Some(16 << 20),
+            ..Faults::default()
+        });
         while pend(&env, &engine, pended, &payload).await {
             pended += 1;
         }
         assert!((4..CHUNKS).contains(&pended), "{pended}");
-        let before = device.log_bytes.load(Ordering::Relaxed);
+        drop(device.take_writes());
         let end = env.now() + LIMIT;
         until(&env, 2 * LIMIT, "time passes", async || {
-            assert!(device.log_files().await <= LOG_FILES + 1);
+            assert!(log_files(&device).await <= LOG_FILES + 1);
             (env.now() >= end).then_some(())
         })
         .await;
-        let written = device.log_bytes.load(Ordering::Relaxed) - before;
+        let writes = device.take_writes().into_iter();
+        let into_log = writes.filter(|(id, ..)| matches!(id, FileId::Log(_)));
+        let written: usize = into_log.map(|(.., length)| length).sum();
         assert!(written < 1 << 20, "{written} bytes");
         assert_eq!(engine.failure(), None);
         for index in 0..pended {
@@ -103,7 +111,7 @@ fn a_log_full_of_pending_chunks_rests() {
         }
         until(&env, LIMIT, "the log has its size", async || {
             put(&engine, key(0), 3, 0, &payload).await;
-            (device.log_files().await <= LOG_FILES).then_some(())
+            (log_files(&device).await <= LOG_FILES).then_some(())
         })
         .await;
         for index in 0..CHUNKS {
@@ -140,7 +148,7 @@ fn pending_blocks_that_are_few_are_moved_on() {
                 env.timeout(LIMIT, put).await.unwrap();
             }
         }
-        assert!(device.log_files().await <= LOG_FILES + 1);
+        assert!(log_files(&device).await <= LOG_FILES + 1);
         let check = async |engine: &Engine| {
             for index in 0..2 * CHUNKS {
                 let read = read_all(engine, key(index)).await.unwrap();
@@ -180,7 +188,7 @@ fn a_part_of_the_log_that_cannot_be_read_does_not_stop_the_disk() {
         for index in 0..15 {
             put(&engine, key(index), 2, 0, &payload).await;
         }
-        device.set((0..4).map(FileId::Log));
+        device.set_unreadable((0..4).map(FileId::Log));
         for version in 3..30 {
             for index in 0..CHUNKS {
                 let put = put(&engine, key(index), version, LARGE, &payload);
@@ -193,7 +201,7 @@ fn a_part_of_the_log_that_cannot_be_read_does_not_stop_the_disk() {
             assert!(read.await.unwrap().data[..] == payload[..]);
         }
         // Nothing of it can be read: nobody is left waiting for ever.
-        device.set((0..64).map(FileId::Log));
+        device.set_unreadable((0..64).map(FileId::Log));
         let mut version = 30;
         let error = loop {
             let change = write_at(version % 3 * LARGE, &payload);
@@ -221,7 +229,10 @@ fn a_panic_in_the_background_takes_the_disk_out_of_service() {
     on_a_runtime(async {
         const CHUNKS: u32 = 20;
         let (env, _disk, device, engine) = engine_with(config(), CHUNKS).await;
-        device.panics.store(true, Ordering::Relaxed);
+        device.set(Faults {
+            read: Fault::Panic,
+            ..Faults::default()
+        });
         let payload = pattern(100, LARGE);
         for index in 0..CHUNKS {
             let update = request(key(index), 2, write_at(0, &payload), &payload);

@@ -14,7 +14,6 @@ macro_rules! say {
 }
 
 mod append;
-mod bad_files;
 mod channels;
 mod check;
 mod compaction;

@@ -41,17 +41,17 @@ impl Faults {
     /// # Errors
     /// When something does not start again.
     pub(crate) async fn run(&mut self, world: &mut World) -> Result<(), String> {
-        let end = world.env.now() + world.scenario.trouble;
-        world.network.set_faults(world.scenario.links);
-        let mut next = world.env.now() + self.pause(world);
-        while world.env.now() < end {
+        let end = world.context.env.now() + world.scenario.trouble;
+        world.context.network.set_faults(world.scenario.links);
+        let mut next = world.context.env.now() + self.pause(world);
+        while world.context.env.now() < end {
             let due = self.due.iter().map(|(at, _)| *at).min();
             let at = due.unwrap_or(end).min(next).min(end);
-            world.env.sleep_until(at).await;
+            world.context.env.sleep_until(at).await;
             self.mend_due(world).await?;
-            if world.env.now() >= next {
+            if world.context.env.now() >= next {
                 self.one(world).await;
-                next = world.env.now() + self.pause(world);
+                next = world.context.env.now() + self.pause(world);
             }
         }
         Ok(())
@@ -62,9 +62,12 @@ impl Faults {
     /// # Errors
     /// When something does not start again.
     pub(crate) async fn heal(&mut self, world: &mut World) -> Result<(), String> {
-        world.log.add(format_args!("everything is made whole"));
-        world.network.set_faults(LinkFaults::default());
-        world.network.join();
+        world
+            .context
+            .log
+            .add(format_args!("everything is made whole"));
+        world.context.network.set_faults(LinkFaults::default());
+        world.context.network.join();
         self.due.clear();
         for index in 0..world.managers.len() {
             self.mend(world, &Mend::Manager(index)).await?;
@@ -77,22 +80,22 @@ impl Faults {
 
     fn pause(&self, world: &World) -> Duration {
         let mean = world.scenario.trouble_every.as_micros() as u64;
-        Duration::from_micros(world.env.random_below(2 * mean))
+        Duration::from_micros(world.context.env.random_below(2 * mean))
     }
 
     fn away(&self, world: &World) -> Instant {
         // Short absences, which no lease notices, as often as long ones.
-        let longest = if world.env.random_below(2) == 0 {
+        let longest = if world.context.env.random_below(2) == 0 {
             AWAY_MAX
         } else {
             AWAY_MAX / 10
         };
         let micros = longest.as_micros() as u64;
-        world.env.now() + Duration::from_micros(world.env.random_below(micros))
+        world.context.env.now() + Duration::from_micros(world.context.env.random_below(micros))
     }
 
     async fn mend_due(&mut self, world: &mut World) -> Result<(), String> {
-        let now = world.env.now();
+        let now = world.context.env.now();
         let (due, later) = std::mem::take(&mut self.due)
             .into_iter()
             .partition(|(at, _)| *at <= now);
@@ -108,19 +111,25 @@ impl Faults {
         match *mend {
             Mend::Host(index) => {
                 if !world.hosts[index].is_running() {
-                    world.log.add(format_args!("storage {} starts", index + 1));
+                    world
+                        .context
+                        .log
+                        .add(format_args!("storage {} starts", index + 1));
                     world.hosts[index].start().await?;
                 }
             }
             Mend::Manager(index) => {
                 if !world.managers[index].is_running() {
-                    world.log.add(format_args!("manager {index} starts"));
+                    world
+                        .context
+                        .log
+                        .add(format_args!("manager {index} starts"));
                     world.managers[index].start().await?;
                 }
             }
             Mend::Links => {
-                world.log.add(format_args!("links are whole"));
-                world.network.join();
+                world.context.log.add(format_args!("links are whole"));
+                world.context.network.join();
             }
         }
         Ok(())
@@ -129,7 +138,7 @@ impl Faults {
     /// One more thing breaks.
     async fn one(&mut self, world: &mut World) {
         self.count += 1;
-        match world.env.random_below(12) {
+        match world.context.env.random_below(12) {
             0..6 => {
                 let index = pick(world, world.hosts.len());
                 self.end_host(world, index);
@@ -141,7 +150,7 @@ impl Faults {
             }
             7 | 8 => {
                 let index = pick(world, world.managers.len());
-                world.log.add(format_args!("manager {index} ends"));
+                world.context.log.add(format_args!("manager {index} ends"));
                 let gone = gone(world);
                 world.managers[index].end(gone).await;
                 self.due.push((self.away(world), Mend::Manager(index)));
@@ -155,13 +164,13 @@ impl Faults {
         if !world.hosts[index].is_running() {
             return;
         }
-        let how = if world.env.random_below(3) == 0 {
+        let how = if world.context.env.random_below(3) == 0 {
             End::Killed
         } else {
             End::PowerLost
         };
         let gone = gone(world);
-        world.log.add(format_args!(
+        world.context.log.add(format_args!(
             "storage {} ends: {how:?}, {gone:?}",
             index + 1
         ));
@@ -179,6 +188,7 @@ impl Faults {
         }
         let node = hosts[pick(world, hosts.len())];
         world
+            .context
             .log
             .add(format_args!("{node} and {client} are left behind"));
         let managers = (0..world.scenario.managers).map(manager::name);
@@ -191,8 +201,8 @@ impl Faults {
             .map(|other| (node, other))
             .chain(links)
         {
-            world.network.cut(one, other);
-            world.network.cut(other, one);
+            world.context.network.cut(one, other);
+            world.context.network.cut(other, one);
         }
         self.due.push((self.away(world), Mend::Links));
     }
@@ -201,20 +211,21 @@ impl Faults {
     fn cut(&mut self, world: &World) {
         let names = world.names();
         let one = &names[pick(world, names.len())];
-        let way = world.env.random_below(4);
+        let way = world.context.env.random_below(4);
         for other in &names {
-            let chosen = world.env.random_below(names.len() as u64) == 0;
+            let chosen = world.context.env.random_below(names.len() as u64) == 0;
             if other == one || (way >= 2 && !chosen) {
                 continue;
             }
             world
+                .context
                 .log
                 .add(format_args!("cut between {one} and {other}, way {way}"));
             if way != 1 {
-                world.network.cut(one, other);
+                world.context.network.cut(one, other);
             }
             if way != 0 {
-                world.network.cut(other, one);
+                world.context.network.cut(other, one);
             }
         }
         self.due.push((self.away(world), Mend::Links));
@@ -222,11 +233,11 @@ impl Faults {
 }
 
 fn pick(world: &World, count: usize) -> usize {
-    usize::try_from(world.env.random_below(count as u64)).unwrap_or(0)
+    usize::try_from(world.context.env.random_below(count as u64)).unwrap_or(0)
 }
 
 fn gone(world: &World) -> Gone {
-    if world.env.random_below(2) == 0 {
+    if world.context.env.random_below(2) == 0 {
         Gone::Silent
     } else {
         Gone::Reset

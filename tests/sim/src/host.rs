@@ -5,19 +5,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::{buf::BufPool, env::Env, shutdown::Shutdown};
+use common::shutdown::Shutdown;
 use engine::{
     Engine, EngineConfig,
     device::mem::{MemDevice, PowerSwitch},
     meta_store::mem::MemStore,
 };
-use net::{Endpoint, Gone, MemNetwork, NetConfig, Transports};
+use net::Gone;
 use storage::{OpenedDisk, RunningStorage, StorageConfig};
 
-use crate::slow_device::SlowDevice;
-
-/// Free buffers a simulated process keeps.
-pub(crate) const BUFFER_BYTES: usize = 1 << 20;
+use crate::{context::Context, slow_device::SlowDevice};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +26,7 @@ pub(crate) enum End {
 }
 
 pub(crate) struct Host {
-    env: Env,
-    network: MemNetwork,
-    managers: Vec<String>,
+    context: Context,
     id: u32,
     starts: u32,
     power: Arc<PowerSwitch>,
@@ -45,28 +40,21 @@ struct Running {
     name: String,
     engine: Engine,
     shutdown: Shutdown,
-    _node: RunningStorage,
+    node: RunningStorage,
 }
 
 impl Host {
-    pub(crate) fn new(
-        env: &Env,
-        network: &MemNetwork,
-        managers: &[String],
-        (id, disk_latency_max): (u32, Duration),
-    ) -> Self {
+    pub(crate) fn new(context: Context, id: u32, disk_latency_max: Duration) -> Self {
         let power = PowerSwitch::lasting();
         Self {
-            env: env.clone(),
-            network: network.clone(),
-            managers: managers.to_vec(),
             id,
             starts: 0,
-            device: MemDevice::new(env, power.clone()),
+            device: MemDevice::new(&context.env, power.clone()),
             store: MemStore::new(power.clone()),
             power,
             disk_latency_max,
             running: None,
+            context,
         }
     }
 
@@ -77,6 +65,15 @@ impl Host {
     /// The name it listens at; `None` when it does not run.
     pub(crate) fn name(&self) -> Option<&str> {
         self.running.as_ref().map(|running| running.name.as_str())
+    }
+
+    /// Why it is not ready.
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        let Some(running) = &self.running else {
+            return Some(format!("storage {} does not run", self.id));
+        };
+        let reasons = running.node.readiness().reasons();
+        (!reasons.is_empty()).then(|| format!("{}: {reasons:?}", running.name))
     }
 
     /// The engine of its disk.
@@ -91,7 +88,8 @@ impl Host {
     pub(crate) async fn start(&mut self) -> Result<(), String> {
         self.starts += 1;
         let name = format!("storage-{}-{}", self.id, self.starts);
-        let buffers = BufPool::new(BUFFER_BYTES);
+        let (env, endpoint) = (&self.context.env, self.context.endpoint(&name));
+        let buffers = endpoint.buffers().clone();
         let config = EngineConfig {
             preallocate_bytes: 1 << 20,
             log_bytes: 1 << 20,
@@ -99,19 +97,18 @@ impl Host {
             reserve_bytes: 0,
             ..EngineConfig::default()
         };
-        let device = SlowDevice::new(&self.env, self.device.clone(), self.disk_latency_max);
+        let power = self.power.clone();
+        let device = SlowDevice::new(env, self.device.clone(), power, self.disk_latency_max);
         let (device, store) = (Arc::new(device), Arc::new(self.store.clone()));
-        let opened = Engine::open_on(&self.env, device, store, config, buffers.clone()).await;
+        let opened = Engine::open_on(env, device, store, config, buffers).await;
         let engine =
             opened.map_err(|error| format!("the disk of {name} does not open: {error}"))?;
         let checked = engine.check();
         checked.map_err(|error| format!("the disk of {name} after opening: {error:?}"))?;
-        let transports = Transports::with_mem(self.network.at(&name));
-        let endpoint = Endpoint::new(&self.env, transports, buffers, NetConfig::default());
         let config = StorageConfig {
             node_id: self.id,
             listen: format!("mem://{name}"),
-            mgmtd: self.managers.clone(),
+            mgmtd: self.context.managers.clone(),
             ..StorageConfig::default()
         };
         let disk = OpenedDisk {
@@ -119,13 +116,7 @@ impl Host {
             engine: Ok(engine.clone()),
         };
         let shutdown = Shutdown::new();
-        let served = storage::serve_on(
-            config,
-            self.env.clone(),
-            endpoint,
-            vec![disk],
-            shutdown.clone(),
-        );
+        let served = storage::serve_on(config, env.clone(), endpoint, vec![disk], shutdown.clone());
         let node = served
             .await
             .map_err(|error| format!("{name} does not start: {error}"))?;
@@ -133,7 +124,7 @@ impl Host {
             name,
             engine,
             shutdown,
-            _node: node,
+            node,
         });
         Ok(())
     }
@@ -143,19 +134,20 @@ impl Host {
         let Some(running) = self.running.take() else {
             return;
         };
-        self.network.remove(&running.name, gone);
+        self.context.network.remove(&running.name, gone);
         running.shutdown.trigger();
         self.power.cut();
         self.power = PowerSwitch::lasting();
+        let env = &self.context.env;
         let power = &self.power;
         (self.device, self.store) = match how {
             End::Killed => (
                 self.device.kill(power.clone()),
-                self.store.kill(&self.env, power.clone()),
+                self.store.kill(env, power.clone()),
             ),
             End::PowerLost => (
-                self.device.crash(&self.env, power.clone()),
-                self.store.crash(&self.env, power.clone()),
+                self.device.crash(env, power.clone()),
+                self.store.crash(env, power.clone()),
             ),
         };
     }

@@ -5,10 +5,17 @@
 //! everything is made whole and the cluster must come back. What the clients saw and what the disks hold must obey
 //! `docs/design/replication.md`: one file in `checks` for each rule.
 
+// Without it a seed does not fix which of several ready branches goes first. Documentation is made without it.
+#[cfg(not(any(tokio_unstable, doc, doctest)))]
+compile_error!(
+    "the simulation needs `--cfg tokio_unstable`, which .cargo/config.toml sets: RUSTFLAGS in the environment replaces that"
+);
+
 pub mod run;
 pub mod scenario;
 
 mod checks;
+mod context;
 mod event_log;
 mod faults;
 mod history;

@@ -1,15 +1,14 @@
 //! The clients: each does one thing after the other and writes down what it saw.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use client::{MgmtdClient, RoutingCache, StorageClient, StorageOptions};
 use common::{
     buf::BufPool,
-    env::{Env, Task},
+    env::Task,
     shutdown::{Shutdown, ShutdownSignal},
-    sync::Mutex,
 };
-use net::{Endpoint, MemNetwork, NetConfig, Transports};
+use net::Endpoint;
 use types::{
     id::{ChainTableId, ClientId, InodeId},
     layout::Layout,
@@ -18,9 +17,8 @@ use types::{
 };
 
 use crate::{
-    event_log::EventLog,
-    history::{Action, CELL_BYTES, CELLS, History, Outcome, ROW_BYTES, cell_bytes, row_of},
-    host::BUFFER_BYTES,
+    context::Context,
+    history::{Action, CELL_BYTES, CELLS, Outcome, ROW_BYTES, cell_bytes, row_of},
 };
 
 /// The table that holds all chains.
@@ -57,37 +55,20 @@ impl Placement {
 /// One client process.
 #[derive(Clone)]
 pub(crate) struct SimClient {
-    env: Env,
-    log: EventLog,
-    history: History,
+    context: Context,
     number: u32,
     placement: Placement,
     buffers: BufPool,
     storage: StorageClient,
-    /// What no client may ever see.
-    violations: Arc<Mutex<Vec<String>>>,
     _shutdown: Shutdown,
 }
 
-/// What the clients of a world have in common.
-pub(crate) struct Common<'a> {
-    pub(crate) env: &'a Env,
-    pub(crate) log: &'a EventLog,
-    pub(crate) network: &'a MemNetwork,
-    pub(crate) managers: &'a [String],
-    pub(crate) history: &'a History,
-    pub(crate) violations: &'a Arc<Mutex<Vec<String>>>,
-}
-
-/// A process on the network that knows the managers.
-pub(crate) fn process(common: &Common<'_>, name: &str) -> (Endpoint, MgmtdClient, RoutingCache) {
-    let transports = Transports::with_mem(common.network.at(name));
-    let buffers = BufPool::new(BUFFER_BYTES);
-    let endpoint = Endpoint::new(common.env, transports, buffers, NetConfig::default());
-    let id = ClientId(common.env.random_u128());
-    let mgmtd = MgmtdClient::new(common.env, endpoint.clone(), common.managers.to_vec(), id);
-    let routing = RoutingCache::new(common.env, mgmtd.clone());
-    (endpoint, mgmtd, routing)
+/// How a process sees the cluster.
+pub(crate) fn view_of(context: &Context, endpoint: Endpoint) -> (MgmtdClient, RoutingCache) {
+    let id = ClientId(context.env.random_u128());
+    let mgmtd = MgmtdClient::new(&context.env, endpoint, context.managers.clone(), id);
+    let routing = RoutingCache::new(&context.env, mgmtd.clone());
+    (mgmtd, routing)
 }
 
 /// What clients are called on the network.
@@ -96,40 +77,34 @@ pub(crate) fn name(number: u32) -> String {
 }
 
 impl SimClient {
-    pub(crate) fn new(common: &Common<'_>, number: u32, placement: Placement) -> Self {
-        let (endpoint, _, routing) = process(common, &name(number));
+    pub(crate) fn new(context: &Context, number: u32, placement: Placement) -> Self {
+        let endpoint = context.endpoint(&name(number));
+        let (_, routing) = view_of(context, endpoint.clone());
         let shutdown = Shutdown::new();
         drop(routing.start(shutdown.signal()));
-        let id = ClientId(common.env.random_u128());
+        let (env, options) = (&context.env, StorageOptions::default());
+        let id = ClientId(env.random_u128());
         Self {
-            env: common.env.clone(),
-            log: common.log.clone(),
-            history: common.history.clone(),
+            context: context.clone(),
             number,
             placement,
             buffers: endpoint.buffers().clone(),
-            storage: StorageClient::new(
-                common.env,
-                endpoint,
-                routing,
-                id,
-                StorageOptions::default(),
-            ),
-            violations: common.violations.clone(),
+            storage: StorageClient::new(env, endpoint, routing, id, options),
             _shutdown: shutdown,
         }
     }
 
     /// Works until told to stop, or so many operations are done.
-    pub(crate) fn start(self, operations: u32, stop: ShutdownSignal) -> Task<()> {
-        self.env.clone().spawn("sim-client", async move {
+    pub(crate) fn start(self, operations: u32, mut stop: ShutdownSignal) -> Task<()> {
+        let env = self.context.env.clone();
+        env.clone().spawn("sim-client", async move {
             for _ in 0..operations {
-                if stop.is_triggered() {
+                let longest = PAUSES_MAX[self.below(2) as usize];
+                let pause = env.random_below(longest.as_micros() as u64);
+                let told = env.timeout(Duration::from_micros(pause), stop.wait());
+                if told.await.is_ok() {
                     return;
                 }
-                let longest = PAUSES_MAX[self.below(2) as usize];
-                let pause = self.env.random_below(longest.as_micros() as u64);
-                self.env.sleep(Duration::from_micros(pause)).await;
                 let chunk = self.below(self.placement.chunks);
                 let action = self.draw();
                 // What it came to stands in the history.
@@ -139,7 +114,7 @@ impl SimClient {
     }
 
     fn below(&self, limit: u32) -> u32 {
-        u32::try_from(self.env.random_below(u64::from(limit))).unwrap_or(0)
+        u32::try_from(self.context.env.random_below(u64::from(limit))).unwrap_or(0)
     }
 
     fn draw(&self) -> Action {
@@ -162,7 +137,7 @@ impl SimClient {
         Action::Write {
             first,
             count,
-            value: self.history.new_value(),
+            value: self.context.history.new_value(),
         }
     }
 
@@ -172,18 +147,18 @@ impl SimClient {
     /// When it did not succeed for the whole time an operation has.
     pub(crate) async fn run(&self, chunk: u32, action: Action) -> Result<(), Status> {
         let number = self.number;
-        self.log.add(format_args!(
+        self.context.log.add(format_args!(
             "client {number} begins {action:?} of chunk {chunk}"
         ));
-        let begun = self.history.begin(number, chunk, action);
+        let begun = self.context.history.begin(number, chunk, action);
         let done = self.perform(chunk, action).await;
         let outcome = match &done {
             Ok(outcome) => *outcome,
             Err(_) => Outcome::Unknown,
         };
-        self.history.end(&begun, outcome);
+        self.context.history.end(&begun, outcome);
         let code = done.as_ref().err().map(|status| status.code);
-        self.log.add(format_args!(
+        self.context.log.add(format_args!(
             "client {number} ends {action:?} of chunk {chunk}: {outcome:?} {code:?}"
         ));
         done.map(|_| ())
@@ -218,7 +193,7 @@ impl SimClient {
                     Ok(row) => Ok(Outcome::Saw(row)),
                     Err(error) => {
                         let text = format!("client {} read chunk {chunk}: {error}", self.number);
-                        self.violations.lock().push(text.clone());
+                        self.context.violated([text.clone()]);
                         Err(Status::new(StatusCode::Internal, text))
                     }
                 }

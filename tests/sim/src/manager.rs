@@ -2,20 +2,18 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use common::{buf::BufPool, env::Env, shutdown::Shutdown};
+use common::shutdown::Shutdown;
 use mgmtd::{MgmtdConfig, RunningMgmtd};
-use net::{Endpoint, Gone, MemNetwork, NetConfig, Transports};
+use net::Gone;
 
-use crate::host::BUFFER_BYTES;
+use crate::context::Context;
 
 /// Node ids of managers start here.
 const FIRST_ID: u32 = 201;
 
 pub(crate) struct Manager {
-    env: Env,
-    network: MemNetwork,
+    context: Context,
     index: u32,
-    group: u32,
     data: PathBuf,
     running: Option<(RunningMgmtd, Shutdown)>,
 }
@@ -33,17 +31,10 @@ pub(crate) fn addresses(group: u32) -> Vec<String> {
 }
 
 impl Manager {
-    pub(crate) fn new(
-        env: &Env,
-        network: &MemNetwork,
-        (index, group): (u32, u32),
-        data: PathBuf,
-    ) -> Self {
+    pub(crate) fn new(context: &Context, index: u32, data: PathBuf) -> Self {
         Self {
-            env: env.clone(),
-            network: network.clone(),
+            context: context.clone(),
             index,
-            group,
             data,
             running: None,
         }
@@ -55,15 +46,13 @@ impl Manager {
 
     pub(crate) async fn start(&mut self) -> Result<(), String> {
         let name = name(self.index);
-        self.network.bring_back(&name);
-        let members: BTreeMap<String, String> = (FIRST_ID..)
-            .map(|id| id.to_string())
-            .zip(addresses(self.group))
-            .collect();
+        self.context.network.bring_back(&name);
+        let members = (FIRST_ID..).map(|id| id.to_string());
+        let members: BTreeMap<_, _> = members.zip(self.context.managers.clone()).collect();
         let config = MgmtdConfig {
             node_id: FIRST_ID + self.index,
             listen: format!("mem://{name}"),
-            members: if self.group == 1 {
+            members: if members.len() == 1 {
                 BTreeMap::new()
             } else {
                 members
@@ -71,11 +60,9 @@ impl Manager {
             data: self.data.clone(),
             ..MgmtdConfig::default()
         };
-        let transports = Transports::with_mem(self.network.at(&name));
-        let buffers = BufPool::new(BUFFER_BYTES);
-        let endpoint = Endpoint::new(&self.env, transports, buffers, NetConfig::default());
+        let (env, endpoint) = (self.context.env.clone(), self.context.endpoint(&name));
         let shutdown = Shutdown::new();
-        let served = mgmtd::serve_on(config, self.env.clone(), endpoint, shutdown.clone()).await;
+        let served = mgmtd::serve_on(config, env, endpoint, shutdown.clone()).await;
         let running = served.map_err(|error| format!("{name} does not start: {error}"))?;
         self.running = Some((running, shutdown));
         Ok(())
@@ -84,7 +71,7 @@ impl Manager {
     /// Nobody hears of it from now on; then it ends. What its log holds stays: every append is one whole write.
     pub(crate) async fn end(&mut self, gone: Gone) {
         if let Some((running, shutdown)) = self.running.take() {
-            self.network.remove(&name(self.index), gone);
+            self.context.network.remove(&name(self.index), gone);
             shutdown.trigger();
             running.join().await;
         }

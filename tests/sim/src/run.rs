@@ -6,12 +6,12 @@ use client::RoutingCache;
 use common::{
     env::{Env, Task},
     shutdown::{Shutdown, ShutdownSignal},
-    sync::Mutex,
 };
 use types::{checksum::Checksum, routing::RoutingInfo};
 
 use crate::{
     checks::{chain_invariants, linearizable, replicas_equal},
+    context::Context,
     faults::Faults,
     history::{Action, CELLS},
     panics,
@@ -21,8 +21,6 @@ use crate::{
 
 /// How long clients may take to finish what they began, after everything was made whole.
 const FINISH_LIMIT: Duration = Duration::from_secs(120);
-/// How long replicas may take to agree when nobody writes any more.
-const AGREE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Mistakes that can be made on purpose. Where each is made: search for its name.
 ///
@@ -110,22 +108,22 @@ async fn judge(seed: u64, env: &Env, scenario: Scenario) -> Report {
             return report;
         }
     };
-    world.log.add(format_args!("{:?}", world.scenario));
+    let context = world.context.clone();
+    context.log.add(format_args!("{:?}", world.scenario));
     let mut faults = Faults::new();
-    if let Err(error) = live(&mut world, &mut faults).await {
-        report.violations.push(error);
-    } else {
-        report.violations.extend(agreement(&world).await);
+    match live(&mut world, &mut faults).await {
+        Ok(()) => context.violated(replicas_equal::check(&world)),
+        Err(error) => context.violated([error]),
     }
-    let (broken, undecided) = linearizable::check(&world.history, world.scenario.chunks);
-    report.violations.extend(broken);
-    report.violations.append(&mut world.violations.lock());
+    let (broken, undecided) = linearizable::check(&context.history, world.scenario.chunks);
+    context.violated(broken);
+    report.violations = context.take_violations();
     report.faults = faults.count;
     report.undecided = undecided;
-    report.operations = world.history.counts();
-    report.elapsed = world.log.elapsed();
-    (report.log, report.checksum) = world.log.take();
-    world.network.remove_all();
+    report.operations = context.history.counts();
+    report.elapsed = context.log.elapsed();
+    (report.log, report.checksum) = context.log.take();
+    context.network.remove_all();
     report
 }
 
@@ -148,13 +146,14 @@ async fn live(world: &mut World, faults: &mut Faults) -> Result<(), String> {
             let _ended = client.join().await;
         }
     };
-    let finished = world.env.timeout(FINISH_LIMIT, finished).await;
+    let finished = world.context.env.timeout(FINISH_LIMIT, finished).await;
     finished.map_err(|_| format!("clients are not done {FINISH_LIMIT:?} after the repair"))?;
     let _ended = watch.join().await;
     prove(world).await
 }
 
-/// Every chunk takes a write and gives it back; before that it gives what is there.
+/// Every chunk takes a write and gives it back; before that it gives what is there. With these writes nothing is under way or
+/// pending any more (W11), so replicas have to be equal after it.
 async fn prove(world: &World) -> Result<(), String> {
     let client = &world.clients[0];
     for chunk in 0..world.scenario.chunks {
@@ -168,37 +167,23 @@ async fn prove(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// Replicas agree soon after the last write.
-async fn agreement(world: &World) -> Vec<String> {
-    let end = world.env.now() + AGREE_LIMIT;
-    loop {
-        let violations = replicas_equal::check(world);
-        if violations.is_empty() || world.env.now() > end {
-            return violations;
-        }
-        world.env.sleep(Duration::from_millis(500)).await;
-    }
-}
-
 /// Looks at every map that is published.
 fn watch_maps(world: &World, mut stop: ShutdownSignal) -> Task<()> {
-    let (routing, violations) = (world.routing.clone(), world.violations.clone());
-    world.env.spawn("sim-maps", async move {
+    let (routing, context) = (world.routing.clone(), world.context.clone());
+    world.context.env.spawn("sim-maps", async move {
         tokio::select! {
-            () = look_at_maps(&routing, &violations) => {}
+            () = look_at_maps(&routing, &context) => {}
             () = stop.wait() => {}
         }
     })
 }
 
-async fn look_at_maps(routing: &RoutingCache, violations: &Mutex<Vec<String>>) {
+async fn look_at_maps(routing: &RoutingCache, context: &Context) {
     let mut maps = routing.subscribe();
     let mut before: Arc<RoutingInfo> = maps.borrow_and_update().clone();
     while maps.changed().await.is_ok() {
         let after = maps.borrow_and_update().clone();
-        violations
-            .lock()
-            .extend(chain_invariants::check(&before, &after));
+        context.violated(chain_invariants::check(&before, &after));
         before = after;
     }
 }

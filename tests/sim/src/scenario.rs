@@ -39,7 +39,7 @@ impl Scenario {
     pub fn draw(env: &Env) -> Self {
         let between = |low: u64, high: u64| low + env.random_below(high - low + 1);
         let small = |low: u64, high: u64| u32::try_from(between(low, high)).unwrap_or(u32::MAX);
-        let replicas = small(1, 4).clamp(2, 3);
+        let replicas = small(2, 3);
         let chunks = small(1, 6);
         // A network that loses much is slow; most trouble is with hosts.
         let per_thousand = |max: u64| u16::try_from(between(0, max)).unwrap_or(0);
@@ -52,6 +52,7 @@ impl Scenario {
             chunks,
             operations_per_chunk: small(20, 60),
             drift_max: small(0, 20_000),
+            // Often none or little: operations then end in the same moment.
             disk_latency_max: Duration::from_micros(between(0, 4000) * between(0, 4)),
             trouble: Duration::from_secs(between(20, 60)),
             trouble_every: Duration::from_millis(between(500, 6000)),

@@ -1,12 +1,15 @@
 //! A disk in memory that takes its time, so that messages, timers and losses of power come in the middle of its operations.
 
-use std::{io, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use common::{
     buf::{RegisteredBuf, SharedBuf},
     env::Env,
 };
-use engine::device::{Device, FileId, mem::MemDevice};
+use engine::device::{
+    Device, FileId,
+    mem::{MemDevice, PowerSwitch},
+};
 use net::async_trait;
 
 /// See the module's text.
@@ -14,15 +17,23 @@ use net::async_trait;
 pub(crate) struct SlowDevice {
     env: Env,
     inner: MemDevice,
+    power: Arc<PowerSwitch>,
     /// Before an operation, and again after it.
     latency_max: Duration,
 }
 
 impl SlowDevice {
-    pub(crate) fn new(env: &Env, inner: MemDevice, latency_max: Duration) -> Self {
+    /// `power` is that of `inner`.
+    pub(crate) fn new(
+        env: &Env,
+        inner: MemDevice,
+        power: Arc<PowerSwitch>,
+        latency_max: Duration,
+    ) -> Self {
         Self {
             env: env.clone(),
             inner,
+            power,
             latency_max,
         }
     }
@@ -34,11 +45,12 @@ impl SlowDevice {
         result
     }
 
+    /// What is under way when the power fails never ends.
     async fn wait(&self) {
         let micros = u64::try_from(self.latency_max.as_micros()).unwrap_or(u64::MAX);
-        let micros = self.env.random_below(micros);
-        if micros > 0 {
-            self.env.sleep(Duration::from_micros(micros)).await;
+        let latency = Duration::from_micros(self.env.random_below(micros));
+        if !latency.is_zero() && self.env.timeout(latency, self.power.failed()).await.is_ok() {
+            pending::<()>().await;
         }
     }
 }

@@ -21,6 +21,7 @@ fn a_sample_of_seeds_breaks_no_rule() {
         let report = sim::run(seed);
         let violations = report.violations;
         assert!(violations.is_empty(), "seed {seed}: {violations:#?}");
+        assert_eq!(report.undecided, 0, "seed {seed}");
         operations += report.operations.0;
         faults += report.faults;
     }

@@ -1,6 +1,7 @@
 //! Any device, made to fail on demand: errors, full disks, flipped bits, operations that hang.
 
 use std::{
+    collections::BTreeSet,
     future::pending,
     io,
     sync::{
@@ -32,7 +33,11 @@ pub enum Fault {
     FlipBit,
     /// Writes only: write the first block, then fail.
     Short,
+    /// End the task in a panic.
+    Panic,
 }
+
+const EIO: i32 = 5;
 
 /// The faults in force.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +54,8 @@ pub struct Faults {
     pub spare_log: bool,
     /// What the file system claims to have left; `None`: the truth.
     pub available_bytes: Option<u64>,
+    /// So many more bytes may be written into the log; `None`: any number.
+    pub log_bytes_left: Option<u64>,
 }
 
 /// A device that obeys `Faults`, and counts.
@@ -56,6 +63,7 @@ pub struct Faults {
 pub struct FaultyDevice {
     inner: Arc<dyn Device>,
     faults: Mutex<Faults>,
+    unreadable: Mutex<BTreeSet<FileId>>,
     writes: Mutex<Vec<(FileId, u64, usize)>>,
     reads: AtomicU64,
 }
@@ -66,6 +74,7 @@ impl FaultyDevice {
         Arc::new(Self {
             inner,
             faults: Mutex::default(),
+            unreadable: Mutex::default(),
             writes: Mutex::default(),
             reads: AtomicU64::new(0),
         })
@@ -76,6 +85,11 @@ impl FaultyDevice {
         *self.faults.lock() = faults;
     }
 
+    /// From now on these files cannot be read, beside what the faults say of all.
+    pub fn set_unreadable(&self, files: impl IntoIterator<Item = FileId>) {
+        *self.unreadable.lock() = files.into_iter().collect();
+    }
+
     /// Every write so far, group, offset and length, and forgets them.
     pub fn take_writes(&self) -> Vec<(FileId, u64, usize)> {
         std::mem::take(&mut *self.writes.lock())
@@ -84,6 +98,16 @@ impl FaultyDevice {
     /// Reads so far.
     pub fn read_count(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Takes what is written into the log off what may be.
+    fn spend(&self, id: FileId, bytes: usize) -> io::Result<()> {
+        let mut faults = self.faults.lock();
+        if let (FileId::Log(_), Some(left)) = (id, &mut faults.log_bytes_left) {
+            let rest = left.checked_sub(bytes as u64);
+            *left = rest.ok_or_else(|| io::Error::from_raw_os_error(EIO))?;
+        }
+        Ok(())
     }
 
     fn faults(&self, id: FileId) -> Faults {
@@ -100,6 +124,7 @@ async fn suffer(fault: Fault) -> io::Result<()> {
         Fault::None | Fault::FlipBit | Fault::Short => Ok(()),
         Fault::Error(number) => Err(io::Error::from_raw_os_error(number)),
         Fault::Hang => pending().await,
+        Fault::Panic => panic!("as told"),
     }
 }
 
@@ -127,6 +152,9 @@ impl Device for FaultyDevice {
         let fault = self.faults(id).read;
         self.reads.fetch_add(1, Ordering::Relaxed);
         suffer(fault).await?;
+        if self.unreadable.lock().contains(&id) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         let mut buf = self.inner.read(id, offset, buf).await?;
         if fault == Fault::FlipBit {
             buf[0] ^= 1;
@@ -137,6 +165,7 @@ impl Device for FaultyDevice {
     async fn write(&self, id: FileId, offset: u64, data: SharedBuf) -> io::Result<()> {
         let fault = self.faults(id).write;
         suffer(fault).await?;
+        self.spend(id, data.len())?;
         self.writes.lock().push((id, offset, data.len()));
         if fault == Fault::Short {
             let first = data.slice(0..DEVICE_BLOCK_BYTES as usize);

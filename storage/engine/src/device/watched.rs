@@ -80,7 +80,7 @@ impl Device for WatchedDevice {
     }
 
     async fn close(&self) {
-        // An operation that hangs holds up neither the end of the process nor the other disks.
+        // An operation that hangs must not keep the engine from its end for ever.
         let closed = self.watch(async {
             self.inner.close().await;
             Ok(())

@@ -195,26 +195,11 @@ impl Inner {
             }
             return Ok(());
         }
-        let mut rounds = 0;
         while self.log.fill().wants_folding() && !stopping.load(Ordering::Relaxed) {
             let segments = turn.next(self.log.oldest());
             if segments.is_empty() {
-                let progress = turn.progress;
-                *turn = turn.ended(self.log.fill().is_full(), self.env.now());
-                if turn.in_vain > TURNS_IN_VAIN_MAX {
-                    let reason =
-                        "the log is full, and what is in it can be neither read nor folded";
-                    return Err(self.health.fail(reason.to_owned()));
-                }
-                if progress && rounds == 0 {
-                    continue;
-                }
-                if progress {
-                    self.wake.notify_one();
-                }
-                return Ok(());
+                return self.end_turn(turn);
             }
-            rounds += 1;
             let folded = self.fold(&segments).await?;
             tracing::debug!(?folded, ?segments, "folded");
             let tried: Vec<Weak<Segment>> = segments.iter().map(Arc::downgrade).collect();
@@ -226,6 +211,19 @@ impl Inner {
             turn.progress |=
                 folded.blocks > 0 || tried.iter().any(|segment| segment.strong_count() == 0);
             turn.stuck |= folded.stuck;
+        }
+        Ok(())
+    }
+
+    /// Lets others have their turn; folding comes again at once if this one brought something.
+    fn end_turn(&self, turn: &mut Turn) -> Result<(), EngineError> {
+        if turn.progress {
+            self.wake.notify_one();
+        }
+        *turn = turn.ended(self.log.fill().is_full(), self.env.now());
+        if turn.in_vain > TURNS_IN_VAIN_MAX {
+            let reason = "the log is full, and what is in it can be neither read nor folded";
+            return Err(self.health.fail(reason.to_owned()));
         }
         Ok(())
     }

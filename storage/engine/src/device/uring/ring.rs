@@ -366,7 +366,8 @@ pub(super) async fn reap(completions: AsyncFd<Arc<Ring>>) {
     }
 }
 
-/// Goes to the end of the queue of tasks.
+/// Goes to the end of the queue of tasks. Not as `yield_now` of tokio does it, which comes back only after a look at all
+/// descriptors: operations that were gathered would wait for that.
 async fn others_first() {
     let mut first = true;
     poll_fn(|context| {
