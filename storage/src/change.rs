@@ -11,7 +11,8 @@
 //! - not made here, not passed on: nothing; the error says why;
 //! - made here, refused for sure by the successor, and nothing of this version was here before: taken
 //!   back, so that a full disk somewhere does not leave a version that nobody can finish;
-//! - made here, unclear further down: it stays pending, and is settled before the chunk's next change;
+//! - made here, unclear further down: it stays pending, and is settled before the chunk's next change: committed, or taken
+//!   back when the successor surely does not hold it and cannot take it;
 //! - not made here, perhaps made further down: this replica is behind, and leaves the chain to be resynced.
 
 use common::{buf::SharedBuf, env::Instant};
@@ -108,7 +109,11 @@ pub(crate) async fn make(
     };
     let made = match made {
         Ok(made) => made,
-        Err(error) => return Err(not_made(node, target, change, &error, pass.maybe_made)),
+        Err(error) => {
+            let status = not_made(node, target, change, &error, pass.maybe_made);
+            // An earlier attempt at this version may have got further.
+            return Err(if had_pending { unclear(status) } else { status });
+        }
     };
     let outcome = Outcome {
         version: change.update_version,
@@ -140,7 +145,20 @@ pub(crate) async fn make(
     Ok(done)
 }
 
-/// Finishes the version that an earlier attempt left pending. The caller has the chunk's turn.
+/// What became of a pending version.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// It is committed here and at everyone behind.
+    Committed,
+    /// Nobody holds it any more: the successor did not, and said why it cannot.
+    TakenBack(Status),
+}
+
+/// Decides the version that an earlier attempt left pending. The caller has the chunk's turn.
+///
+/// A serving successor that held it would say so instead of refusing it (`Follow::AlreadyDone`, `Follow::Settle`). So
+/// after a refusal nobody behind this replica holds it, nobody has read it, and it can be forgotten: a full disk
+/// somewhere then keeps no file from being removed.
 ///
 /// # Errors
 /// It stays pending then.
@@ -149,9 +167,9 @@ pub(crate) async fn settle(
     target: &Target,
     meta: &ChunkMeta,
     deadline: Instant,
-) -> Result<(), Status> {
+) -> Result<Settled, Status> {
     let Some(pending) = &meta.pending else {
-        return Ok(());
+        return Ok(Settled::Committed);
     };
     metrics::settled();
     let change = Change {
@@ -175,8 +193,16 @@ pub(crate) async fn settle(
         checksum: pending.checksum,
     };
     let passed = PassOn::new(node, target, &change, deadline).run(true).await;
+    if let Passed::Failed(status) = &passed
+        && classify(status.code) == Failure::Final
+    {
+        let engine = target.disk.engine()?;
+        engine.discard_pending(target.key(change.chunk)).await?;
+        tracing::info!(target = target.id.0, chunk = %change.chunk, version = change.update_version.0, %status, "a pending version is taken back");
+        return Ok(Settled::TakenBack(status.clone()));
+    }
     finish(node, target, &change, outcome, passed).await?;
-    Ok(())
+    Ok(Settled::Committed)
 }
 
 /// The smallest chunk size that holds this many bytes, for a chunk whose file is not known here.
@@ -215,6 +241,9 @@ async fn finish(
         .await;
     let meta = committed.inspect_err(|error| fail_disk(node, target, error))?;
     let done = update::done(&meta);
+    if !meta.exists && node.env.makes_mistake("forget-floor") {
+        engine.drop_chunk(target.key(change.chunk)).await?;
+    }
     if let Some(tag) = change.tag {
         let now = node.env.now();
         let mut dedup = target.dedup.lock();

@@ -9,7 +9,7 @@ use types::{
 };
 
 use crate::{
-    change::{self, Change},
+    change::{self, Change, Settled},
     node::Node,
     replica::{
         forward::{Follow, on_forward, reply},
@@ -71,7 +71,20 @@ pub(crate) async fn forward(
             engine.drop_chunk(key).await?;
             had_pending = false;
         }
-        Follow::Run => {}
+        // A damaged one is written anew.
+        Follow::Settle if !target.is_damaged(request.chunk) => {
+            let meta =
+                meta.ok_or_else(|| Status::new(StatusCode::Internal, "nothing to settle"))?;
+            if let Settled::TakenBack(status) =
+                change::settle(node, &target, &meta, deadline).await?
+            {
+                return Err(status);
+            }
+            let meta = engine.get(key)?;
+            learn(node, &target, meta.as_ref(), &request);
+            return Ok(reply(meta.as_ref(), version));
+        }
+        Follow::Run | Follow::Settle => {}
     }
     let change = Change {
         chunk: request.chunk,

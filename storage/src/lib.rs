@@ -1,7 +1,7 @@
 //! A storage node: targets on disks, each the seat of one replica in one chain (protocol sections 6 to 8).
 //!
 //! Layers, top down: `server` (starts everything), `service` (what a node is asked), the drivers `write`,
-//! `follow`, `change`, `pass_on`, `read`, `remove`, `resync`, `repair`, `scrub` (ask a decision, then do the I/O), `replica` (the
+//! `follow`, `change`, `pass_on`, `read`, `file_chunks`, `resync`, `repair`, `scrub` (ask a decision, then do the I/O), `replica` (the
 //! decisions, pure), `node`, `target`, `disk` (what is there), `heartbeat` and `lease` (whether it may act).
 //!
 //! Invariant: a driver acts for one chunk only while it holds that chunk's turn (`chunk_turns`), and
@@ -14,6 +14,7 @@ pub mod server;
 mod change;
 mod chunk_turns;
 mod disk;
+mod file_chunks;
 mod follow;
 mod heartbeat;
 mod lease;
@@ -21,7 +22,6 @@ mod metrics;
 mod node;
 mod pass_on;
 mod read;
-mod remove;
 mod repair;
 mod replica;
 mod resync;

@@ -246,7 +246,9 @@ async fn settle(
     let last = |standing: &Standing<'_>| standing.check_last_serving(chain_version);
     node.check(target, &target.view(), last)?;
     match target.disk.engine()?.get(target.key(chunk))? {
-        Some(meta) => change::settle(node, target, &meta, deadline).await,
+        Some(meta) => change::settle(node, target, &meta, deadline)
+            .await
+            .map(drop),
         None => Ok(()),
     }
 }

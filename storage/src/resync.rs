@@ -267,7 +267,7 @@ async fn send_chunk(
     let meta = target.disk.engine()?.get(target.key(chunk))?;
     if let Some(meta) = meta.as_ref().filter(|meta| meta.pending.is_some()) {
         // Finishing it sends it whole.
-        return change::settle(node, target, meta, deadline).await;
+        return change::settle(node, target, meta, deadline).await.map(drop);
     }
     let (request, bulk) = whole_chunk(node, target, walk, (chunk, meta.as_ref())).await?;
     let address = address_of(&node.routing.current(), walk.successor)?;

@@ -8,15 +8,15 @@ use types::{
     rpc::{
         BulkIndex,
         storage::{
-            AdoptChannels, BATCH_LENGTH_MAX, FinishSync, ForwardUpdate, ListChunks, QueryLastChunk,
-            QueryVersion, ReadChunks, ReadReply, ReadRequest, RemoveChunks, UpdateChunks,
+            AdoptChannels, BATCH_LENGTH_MAX, FinishSync, ForwardUpdate, ListChunks, QueryChunks,
+            QueryLastChunk, QueryVersion, ReadChunks, ReadReply, ReadRequest, UpdateChunks,
             UpdateReply, UpdateRequest,
         },
     },
     status::{Status, StatusCode},
 };
 
-use crate::{follow, node::Node, read, remove, resync, write};
+use crate::{file_chunks, follow, node::Node, read, resync, write};
 
 /// Ranges of one request read at once: they hold buffers.
 const READS_PARALLEL: usize = 64;
@@ -25,7 +25,7 @@ const READS_PARALLEL: usize = 64;
 pub(crate) fn router(node: &Arc<Node>) -> Router {
     let with = || node.clone();
     let (updates, forwards, reads) = (with(), with(), with());
-    let (versions, lasts, removals) = (with(), with(), with());
+    let (versions, lasts, files) = (with(), with(), with());
     let (lists, channels, ends) = (with(), with(), with());
     Router::new()
         .on::<UpdateChunks, _, _>(move |request, incoming| {
@@ -49,9 +49,9 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
             let node = lasts.clone();
             async move { read::last_chunk(&node, &request, incoming.deadline).await }
         })
-        .on::<RemoveChunks, _, _>(move |request, incoming| {
-            let node = removals.clone();
-            async move { remove::remove_chunks(&node, &request, incoming.deadline).await }
+        .on::<QueryChunks, _, _>(move |request, incoming| {
+            let node = files.clone();
+            async move { file_chunks::query_chunks(&node, &request, incoming.deadline).await }
         })
         .on::<ListChunks, _, _>(move |request, incoming| {
             let node = lists.clone();

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use common::{buf::SharedBuf, env::Instant};
 use types::{
     checksum::Checksum,
-    chunk::{ChunkId, Update, UpdateTag},
+    chunk::{ChunkId, UpdateTag},
+    id::ClientId,
     rpc::storage::{ForwardKind, UpdateDone, UpdateItem},
     status::{Status, StatusCode},
-    version::ChainVersion,
 };
 
 use crate::{
@@ -22,19 +22,6 @@ use crate::{
     },
     target::Target,
 };
-
-/// An update without its transport.
-#[derive(Clone, Debug)]
-pub(crate) struct Order {
-    pub(crate) chunk: ChunkId,
-    pub(crate) chunk_size: u32,
-    pub(crate) chain_version: ChainVersion,
-    pub(crate) update: Update,
-    pub(crate) payload: Option<SharedBuf>,
-    pub(crate) checksum: Checksum,
-    /// `None` for removals of this node's own, which may run any number of times.
-    pub(crate) tag: Option<UpdateTag>,
-}
 
 /// Runs one update of a client. Returns when it is durable and committed on every serving replica.
 ///
@@ -53,10 +40,13 @@ pub(crate) async fn update(
 
 async fn admit(
     node: &Node,
-    item: UpdateItem,
+    mut item: UpdateItem,
     payload: Option<SharedBuf>,
     deadline: Instant,
 ) -> Result<UpdateDone, Status> {
+    if node.env.makes_mistake("forget-channels") {
+        item.tag.client = ClientId(node.env.random_u128());
+    }
     let target = node.target_of(item.chain)?;
     let view = node.catch_up(&target, item.chain_version, deadline).await;
     let head = |standing: &Standing<'_>| standing.check_head(item.chain_version);
@@ -70,12 +60,7 @@ async fn admit(
     let bytes = payload.as_ref().map_or(0, |payload| payload.len());
     let _place = node.room.take(view.behind(target.id), bytes)?;
     let (tag, chunk) = (item.tag, item.chunk);
-    let forgets = node.env.makes_mistake("forget-channels");
-    let admission = if forgets {
-        Admission::Run
-    } else {
-        target.dedup.lock().begin(tag, chunk, node.env.now())
-    };
+    let admission = target.dedup.lock().begin(tag, chunk, node.env.now());
     match admission {
         Admission::Answer(done) => return Ok(done),
         Admission::Busy => {
@@ -98,16 +83,7 @@ async fn admit(
         tag,
         chunk,
     };
-    let order = Order {
-        chunk,
-        chunk_size: item.chunk_size,
-        chain_version: item.chain_version,
-        update: item.update,
-        payload,
-        checksum: item.checksum,
-        tag: (!forgets).then_some(tag),
-    };
-    let done = run(node, &target, &order, deadline).await?;
+    let done = run(node, &target, &item, payload, deadline).await?;
     let now = node.env.now();
     target.dedup.lock().record(tag, chunk, done.clone(), now);
     drop(admitted);
@@ -115,38 +91,39 @@ async fn admit(
 }
 
 /// Runs an update when it is the chunk's turn.
-///
-/// # Errors
-/// See `update`.
-pub(crate) async fn run(
+async fn run(
     node: &Node,
     target: &Target,
-    order: &Order,
+    item: &UpdateItem,
+    payload: Option<SharedBuf>,
     deadline: Instant,
 ) -> Result<UpdateDone, Status> {
-    let _entered = target.enter(&node.env, order.chunk, deadline).await?;
+    let _entered = target.enter(&node.env, item.chunk, deadline).await?;
     // Whoever had the turn before may have taken long: the map may be another one now (W3).
-    let head = |standing: &Standing<'_>| standing.check_head(order.chain_version);
+    let head = |standing: &Standing<'_>| standing.check_head(item.chain_version);
     node.check(target, &target.view(), head)?;
     let engine = target.disk.engine()?;
-    let key = target.key(order.chunk);
+    let key = target.key(item.chunk);
     let mut settled = false;
     loop {
-        let known = order.tag.and_then(|tag| target.dedup.lock().done(tag));
+        let known = target.dedup.lock().done(item.tag);
         if let Some(done) = known {
             return Ok(done);
         }
         let meta = engine.get(key)?;
-        let (tag, version) = (order.tag, order.chain_version);
-        let update_version = match at_turn(order.update, tag, meta.as_ref(), version) {
+        let turn = at_turn(item.update, item.tag, meta.as_ref(), item.chain_version);
+        let update_version = match turn {
             Turn::Answer(done) => return Ok(done),
             Turn::SettleFirst if settled => {
-                let why = format!("chunk {} has a pending version again", order.chunk);
+                let why = format!("chunk {} has a pending version again", item.chunk);
                 return Err(Status::new(StatusCode::Internal, why));
             }
             Turn::SettleFirst => {
+                // Committed or taken back: the version after it is free either way.
                 if let Some(meta) = &meta {
-                    change::settle(node, target, meta, deadline).await?;
+                    change::settle(node, target, meta, deadline)
+                        .await
+                        .map(drop)?;
                 }
                 settled = true;
                 continue;
@@ -155,19 +132,19 @@ pub(crate) async fn run(
             Turn::VersionsExhausted => {
                 let why = format!(
                     "chunk {} has used up its versions; copy the file",
-                    order.chunk
+                    item.chunk
                 );
                 return Err(Status::new(StatusCode::Internal, why));
             }
         };
         let change = Change {
-            chunk: order.chunk,
-            chunk_size: order.chunk_size,
-            kind: ForwardKind::Update(order.update),
+            chunk: item.chunk,
+            chunk_size: item.chunk_size,
+            kind: ForwardKind::Update(item.update),
             update_version,
-            tag: order.tag,
-            payload: order.payload.clone(),
-            checksum: order.checksum,
+            tag: Some(item.tag),
+            payload,
+            checksum: item.checksum,
         };
         let had_pending = meta.is_some_and(|meta| meta.pending.is_some());
         return change::make(node, target, &change, had_pending, deadline).await;

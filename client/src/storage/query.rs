@@ -5,11 +5,13 @@ use std::sync::Arc;
 use common::env::Instant;
 use futures::{StreamExt, TryStreamExt, stream};
 use types::{
+    chunk::ChunkId,
     id::{ChainId, InodeId},
     layout::Layout,
     routing::RoutingInfo,
     rpc::storage::{
-        LastChunk, QueryLastChunk, QueryLastChunkRequest, RemoveChunks, RemoveChunksRequest,
+        LastChunk, QueryChunks, QueryChunksReply, QueryChunksRequest, QueryLastChunk,
+        QueryLastChunkRequest,
     },
     status::{Status, StatusCode},
 };
@@ -20,8 +22,8 @@ use crate::{
     stripe,
 };
 
-/// Chunks removed per request: few enough that a request ends well within its attempt.
-const REMOVE_LIMIT: u32 = 128;
+/// Chunks removed between two questions, which is within one deadline.
+const REMOVE_LIMIT: u32 = 256;
 
 impl StorageClient {
     /// The highest chunk of a file over all chains of its stripe; the file's length is
@@ -45,7 +47,8 @@ impl StorageClient {
         Ok(found.into_iter().flatten().max_by_key(|last| last.index))
     }
 
-    /// Removes the chunks of a file from `from_index` on, on every chain of its stripe; returns how many there were.
+    /// Removes the chunks of a file from `from_index` on, on every chain of its stripe; returns how many there were. Each is
+    /// removed exactly once: what is written after a removal stays.
     ///
     /// # Errors
     /// When a chain could not do it for the whole operation. Calling again goes on.
@@ -58,7 +61,7 @@ impl StorageClient {
         let shared = &*self.0;
         let chains = self.chains(layout).await?;
         let removed: Vec<u64> = stream::iter(chains)
-            .map(|chain| async move { shared.remove_on(chain, inode, from_index).await })
+            .map(|chain| async move { shared.remove_on(chain, (inode, layout), from_index).await })
             .buffer_unordered(PARTS_MAX)
             .try_collect()
             .await?;
@@ -143,39 +146,53 @@ impl Shared {
     async fn remove_on(
         &self,
         chain: ChainId,
-        inode: InodeId,
+        (inode, layout): (InodeId, &Layout),
         from_index: u32,
     ) -> Result<u64, Status> {
-        let mut removed = 0;
+        let (mut removed, mut from) = (0, Some(from_index));
+        while let Some(from_index) = from {
+            let deadline = self.deadline();
+            let page = self.chunks_on(chain, inode, from_index, deadline).await?;
+            let ids = page
+                .indices
+                .into_iter()
+                .map(|index| ChunkId { inode, index });
+            removed += self.remove(layout, ids.collect(), deadline).await?;
+            from = page.next;
+        }
+        Ok(removed)
+    }
+
+    /// A page of a file's chunks on a chain.
+    async fn chunks_on(
+        &self,
+        chain: ChainId,
+        inode: InodeId,
+        from_index: u32,
+        deadline: Instant,
+    ) -> Result<QueryChunksReply, Status> {
+        let mut retries = self.retries("storage.query_chunks", deadline);
         loop {
-            let mut retries = self.retries("storage.remove_chunks", self.deadline());
-            let reply = loop {
-                let map = self.routing.current();
-                let once = self.remove_once(chain, inode, from_index, &map, &retries);
-                match once.await {
-                    Ok(reply) => break reply,
-                    Err(status) if status.code == StatusCode::ChunkNotFound => return Ok(removed),
-                    Err(status) => retries.wait(status, map.version).await?,
-                }
-            };
-            removed += u64::from(reply.removed);
-            if !reply.more {
-                return Ok(removed);
+            let map = self.routing.current();
+            let once = self.chunks_once(chain, inode, from_index, &map, &retries);
+            match once.await {
+                Ok(page) => return Ok(page),
+                Err(status) => retries.wait(status, map.version).await?,
             }
         }
     }
 
-    async fn remove_once(
+    async fn chunks_once(
         &self,
         chain: ChainId,
         inode: InodeId,
         from_index: u32,
         map: &RoutingInfo,
         retries: &Retries<'_>,
-    ) -> Result<types::rpc::storage::RemoveChunksReply, Status> {
+    ) -> Result<QueryChunksReply, Status> {
         let chain = stripe::chain(map, chain)?;
         let address = stripe::address_of(map, stripe::head(chain)?)?;
-        let request = RemoveChunksRequest {
+        let request = QueryChunksRequest {
             chain: chain.id,
             chain_version: chain.version,
             inode,
@@ -184,8 +201,16 @@ impl Shared {
         };
         let until = retries.attempt_deadline(self.options.write_attempt);
         let caller = self.caller();
-        self.endpoint
-            .ask::<RemoveChunks>(address, &caller, &request, until)
-            .await
+        let asked = self
+            .endpoint
+            .ask::<QueryChunks>(address, &caller, &request, until);
+        let page = asked.await?;
+        let rising = page.indices.windows(2).all(|pair| pair[0] < pair[1]);
+        let first = page.indices.first().copied().unwrap_or(from_index);
+        if !rising || first < from_index || page.next.is_some_and(|next| next <= first) {
+            let why = format!("chain {} lists the chunks of a file out of order", chain.id);
+            return Err(Status::new(StatusCode::Malformed, why));
+        }
+        Ok(page)
     }
 }

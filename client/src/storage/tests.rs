@@ -18,9 +18,9 @@ use types::{
     node::{Node, NodeKind, NodeStatus},
     routing::RoutingInfo,
     rpc::storage::{
-        LastChunk, QueryLastChunk, QueryLastChunkRequest, ReadChunks, ReadDone, ReadItem,
-        ReadReply, ReadRequest, RemoveChunks, RemoveChunksReply, RemoveChunksRequest, UpdateChunks,
-        UpdateDone, UpdateItem, UpdateReply, UpdateRequest,
+        LastChunk, QueryChunks, QueryChunksReply, QueryChunksRequest, QueryLastChunk,
+        QueryLastChunkRequest, ReadChunks, ReadDone, ReadItem, ReadReply, ReadRequest,
+        UpdateChunks, UpdateDone, UpdateItem, UpdateReply, UpdateRequest,
     },
     status::{Status, StatusCode},
     target::{PublicState, Target},
@@ -176,7 +176,7 @@ fn map(version: u64, head: u32) -> RoutingInfo {
 fn router(env: &Env, node: NodeId, disk: &Arc<Mutex<Disk>>) -> Router {
     let (update_env, update_disk) = (env.clone(), disk.clone());
     let (read_env, read_disk) = (env.clone(), disk.clone());
-    let (last_disk, remove_disk) = (disk.clone(), disk.clone());
+    let (last_disk, list_disk) = (disk.clone(), disk.clone());
     Router::new()
         .on::<UpdateChunks, _, _>(move |request: UpdateRequest, incoming| {
             update(
@@ -191,7 +191,7 @@ fn router(env: &Env, node: NodeId, disk: &Arc<Mutex<Disk>>) -> Router {
             read(read_env.clone(), node, read_disk.clone(), request, incoming)
         })
         .on::<QueryLastChunk, _, _>(move |request, _| ready(Ok(last(&last_disk, &request))))
-        .on::<RemoveChunks, _, _>(move |request, _| ready(Ok(remove(&remove_disk, &request))))
+        .on::<QueryChunks, _, _>(move |request, _| ready(Ok(list(&list_disk, &request))))
 }
 
 async fn update(
@@ -245,7 +245,11 @@ fn apply(disk: &mut Disk, item: &UpdateItem, payload: &[u8]) -> Result<UpdateDon
             content.truncate(length as usize);
             content
         }
-        Update::Extend { .. } | Update::Remove => unreachable!("not sent by this client"),
+        Update::Remove => {
+            disk.chunks.remove(&item.chunk);
+            &mut Vec::new()
+        }
+        Update::Extend { .. } => unreachable!("not sent by this client"),
     };
     Ok(UpdateDone {
         length: u32::try_from(content.len()).unwrap(),
@@ -319,23 +323,17 @@ fn last(disk: &Mutex<Disk>, request: &QueryLastChunkRequest) -> Option<LastChunk
     })
 }
 
-fn remove(disk: &Mutex<Disk>, request: &RemoveChunksRequest) -> RemoveChunksReply {
-    let mut disk = disk.lock();
-    let mine: Vec<_> = disk
+fn list(disk: &Mutex<Disk>, request: &QueryChunksRequest) -> QueryChunksReply {
+    let disk = disk.lock();
+    let mine = disk
         .chunks
         .keys()
-        .filter(|id| id.index >= request.from_index && chain_of(**id) == request.chain)
-        .copied()
-        .collect();
+        .filter(|id| id.index >= request.from_index && chain_of(**id) == request.chain);
+    let mut indices: Vec<u32> = mine.map(|id| id.index).collect();
     // Two at a time, so that a client which stops early is seen.
-    let now = mine.iter().take(2);
-    for id in now.clone() {
-        disk.chunks.remove(id);
-    }
-    RemoveChunksReply {
-        removed: u32::try_from(now.count()).unwrap(),
-        more: mine.len() > 2,
-    }
+    let next = indices.get(2).copied();
+    indices.truncate(2);
+    QueryChunksReply { indices, next }
 }
 
 /// The chain of a chunk in the fixture's layout.

@@ -66,16 +66,7 @@ impl StorageClient {
                 }
             })
             .collect();
-        // Every part is seen to its end, also after one failed: a dropped update would have an unknown outcome.
-        let updates: Vec<_> = jobs
-            .iter()
-            .map(|job| shared.update(job, deadline))
-            .collect();
-        let mut parts = stream::iter(updates).buffer_unordered(PARTS_MAX);
-        let mut result = Ok(());
-        while let Some(part) = parts.next().await {
-            result = result.and(part.map(|_done| ()));
-        }
+        let result = shared.update_all(&jobs, deadline).await;
         if result.is_ok() {
             metrics::bytes_written(data.len());
         }
@@ -120,6 +111,39 @@ fn check_end(layout: &Layout, offset: u64, length: usize) -> Result<(), Status> 
 }
 
 impl Shared {
+    /// Removes chunks of a file, each exactly once; returns how many.
+    pub(super) async fn remove(
+        &self,
+        layout: &Layout,
+        chunks: Vec<ChunkId>,
+        deadline: Instant,
+    ) -> Result<u64, Status> {
+        let jobs: Vec<Job<'_>> = chunks
+            .into_iter()
+            .map(|chunk| Job {
+                layout,
+                chunk,
+                update: Update::Remove,
+                payload: None,
+                checksum: Checksum::default(),
+            })
+            .collect();
+        self.update_all(&jobs, deadline).await?;
+        Ok(jobs.len() as u64)
+    }
+
+    /// Runs updates, some at a time. Every one is seen to its end, also after one failed: a dropped update would have an
+    /// unknown outcome.
+    async fn update_all(&self, jobs: &[Job<'_>], deadline: Instant) -> Result<(), Status> {
+        let updates: Vec<_> = jobs.iter().map(|job| self.update(job, deadline)).collect();
+        let mut parts = stream::iter(updates).buffer_unordered(PARTS_MAX);
+        let mut result = Ok(());
+        while let Some(part) = parts.next().await {
+            result = result.and(part.map(|_done| ()));
+        }
+        result
+    }
+
     /// Runs one update exactly once.
     async fn update(&self, job: &Job<'_>, deadline: Instant) -> Result<UpdateDone, Status> {
         let channel = self.channels.take().await?;

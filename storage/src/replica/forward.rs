@@ -5,7 +5,7 @@
 //! | the change's version | answer |
 //! | --- | --- |
 //! | at most the commit version | already done: what is committed here; the sender compares (W10) |
-//! | commit version + 1 | run it; a pending one of that version is replaced |
+//! | commit version + 1 | run it; a pending one of that version is replaced, or settled when it is the very same |
 //! | above that | a gap: refused, so that the sender sends the whole chunk; a whole chunk or a removal needs nothing of what was before, and runs |
 //!
 //! A **syncing** successor holds chunks of an earlier life, which may even be of higher versions than the
@@ -30,6 +30,8 @@ pub(crate) enum Follow {
     Missing,
     /// Make it the pending version, pass it on, commit it.
     Run,
+    /// It is the pending version: pass it on, commit it. Needs no space, so a full disk does not refuse what it holds.
+    Settle,
     /// Forget what is there, then run it.
     ReplaceEarlierLife,
     /// Forget what is there.
@@ -58,6 +60,9 @@ fn serving(request: &ForwardRequest, meta: Option<&ChunkMeta>) -> Follow {
     }
     if request.update_version <= committed {
         return Follow::AlreadyDone(reply(meta, request.chain_version));
+    }
+    if is_pending(request, meta) {
+        return Follow::Settle;
     }
     let follows = request.update_version.0 == committed.0.saturating_add(1);
     if follows || is_whole(&request.kind) {
@@ -100,6 +105,21 @@ fn is_whole(kind: &ForwardKind) -> bool {
         ForwardKind::Replace { .. } | ForwardKind::Update(Update::Remove) => true,
         ForwardKind::Update(_) | ForwardKind::Drop => false,
     }
+}
+
+/// Whether exactly this is pending. Only what says the whole content can be compared.
+fn is_pending(request: &ForwardRequest, meta: Option<&ChunkMeta>) -> bool {
+    let Some(pending) = meta.and_then(|meta| meta.pending.as_ref()) else {
+        return false;
+    };
+    let content_is_equal = match request.kind {
+        ForwardKind::Replace { length } => {
+            pending.exists && pending.length == length && pending.checksum == request.checksum
+        }
+        ForwardKind::Update(Update::Remove) => !pending.exists,
+        ForwardKind::Update(_) | ForwardKind::Drop => false,
+    };
+    pending.update_version == request.update_version && content_is_equal
 }
 
 fn is_equal(request: &ForwardRequest, meta: &ChunkMeta) -> bool {
@@ -214,6 +234,7 @@ mod tests {
                     let expected = match (kind, version) {
                         (&ForwardKind::Drop, _) => Follow::Refuse,
                         (_, 0..=5) => Follow::AlreadyDone(reply(Some(&base), NOW)),
+                        // The pending version is another one: its checksum is 78.
                         (_, 6) | (&REMOVE | &REPLACE, _) => Follow::Run,
                         _ => Follow::Missing,
                     };
@@ -227,6 +248,28 @@ mod tests {
         assert_eq!(first(&WRITE, 1), Follow::Run);
         assert_eq!(first(&WRITE, 2), Follow::Missing);
         assert_eq!(first(&REPLACE, 9), Follow::Run);
+    }
+
+    #[test]
+    fn a_serving_successor_settles_what_it_holds_pending() {
+        let held = pending(&meta(5, BEFORE), 6, BEFORE);
+        let follow = |kind: &ForwardKind, version, checksum, meta: &ChunkMeta| {
+            let request = ForwardRequest {
+                checksum: Checksum(checksum),
+                ..request(kind, version)
+            };
+            on_forward(PublicState::Serving, &request, Some(meta))
+        };
+        assert_eq!(follow(&REPLACE, 6, 78, &held), Follow::Settle);
+        assert_eq!(follow(&REPLACE, 6, 77, &held), Follow::Run);
+        assert_eq!(follow(&REPLACE, 7, 78, &held), Follow::Run);
+        assert_eq!(follow(&REMOVE, 6, 0, &held), Follow::Run);
+        // A write says only what changes: it may be another one.
+        assert_eq!(follow(&WRITE, 6, 78, &held), Follow::Run);
+        let mut removal = held;
+        removal.pending.as_mut().unwrap().exists = false;
+        assert_eq!(follow(&REMOVE, 6, 0, &removal), Follow::Settle);
+        assert_eq!(follow(&REPLACE, 6, 78, &removal), Follow::Run);
     }
 
     #[test]

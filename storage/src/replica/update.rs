@@ -3,9 +3,7 @@
 //! **The rule about pending versions.** A pending version that an earlier attempt left behind may already
 //! be committed further down the chain. A different update must never take the same version: a follower
 //! that has committed that version would answer "already done" and drop it. So the head first settles the
-//! old one (sends its content on once more and commits it) and then runs the new one. A removal does not
-//! depend on what was there: it takes the version *after* the pending one instead, which also works
-//! when the disk is full and the old one can never be finished.
+//! old one (sends its content on once more and commits it, or takes it back when that cannot be) and then runs the new one.
 
 use types::{
     chunk::{ChunkMeta, Update, UpdateTag},
@@ -60,10 +58,10 @@ pub(crate) fn check_update(
     Ok(())
 }
 
-/// The head's decision once the update holds the chunk (W3). `tag` is `None` for the node's own removals.
+/// The head's decision once the update holds the chunk (W3).
 pub(crate) fn at_turn(
     update: Update,
-    tag: Option<UpdateTag>,
+    tag: UpdateTag,
     meta: Option<&ChunkMeta>,
     chain_version: ChainVersion,
 ) -> Turn {
@@ -78,14 +76,11 @@ pub(crate) fn at_turn(
             Update::Write { .. } | Update::Extend { .. } => Turn::Run(ChunkVersion(1)),
         };
     };
-    if tag.is_some() && meta.tag == tag {
+    if meta.tag == Some(tag) {
         return Turn::Answer(done(meta));
     }
-    if let Some(pending) = &meta.pending {
-        return match update {
-            Update::Remove if pending.exists => after(pending.update_version),
-            _ => Turn::SettleFirst,
-        };
+    if meta.pending.is_some() {
+        return Turn::SettleFirst;
     }
     let nothing_to_do = match update {
         Update::Remove => !meta.exists,
@@ -139,12 +134,12 @@ mod tests {
         Update::Remove,
     ];
 
-    fn tag(seq: u64) -> Option<UpdateTag> {
-        Some(UpdateTag {
+    fn tag(seq: u64) -> UpdateTag {
+        UpdateTag {
             client: ClientId(1),
             channel: ChannelId(2),
             seq: ChannelSeq(seq),
-        })
+        }
     }
 
     fn meta(pending: Option<(u32, bool)>) -> ChunkMeta {
@@ -158,14 +153,14 @@ mod tests {
             commit_version: ChunkVersion(5),
             chain_version: CHAIN,
             checksum: Checksum(77),
-            tag: tag(1),
+            tag: Some(tag(1)),
             pending: pending.map(|(version, exists)| PendingMeta {
                 update_version: ChunkVersion(version),
                 exists,
                 length: 11,
                 chain_version: CHAIN,
                 checksum: Checksum(78),
-                tag: tag(2),
+                tag: Some(tag(2)),
             }),
         }
     }
@@ -199,13 +194,7 @@ mod tests {
             let meta = meta(Some((6, pending_exists)));
             for update in UPDATES {
                 let turn = at_turn(update, tag(3), Some(&meta), CHAIN);
-                let jumps = update == Update::Remove && pending_exists;
-                let expected = if jumps {
-                    Turn::Run(ChunkVersion(7))
-                } else {
-                    Turn::SettleFirst
-                };
-                assert_eq!(turn, expected, "{update:?}");
+                assert_eq!(turn, Turn::SettleFirst, "{update:?}");
             }
         }
     }

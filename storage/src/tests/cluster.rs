@@ -209,12 +209,12 @@ impl Cluster {
     /// Ends a node at once; its directory stays.
     pub(crate) async fn kill(&self, id: u64) {
         let node = self.nodes.lock().remove(&id).unwrap();
-        // Like a process that dies: nothing is made any more, but what was answered before still arrives.
+        // Like a process that dies: what it would say about its disk being closed is heard by nobody.
         node.shutdown.trigger();
         *node.handler.0.lock() = None;
-        node.engine.close().await;
         let server = node.server.lock().take().unwrap();
         server.kill().await;
+        node.engine.close().await;
     }
 
     /// The disk of a node that does not run is replaced by an empty one.

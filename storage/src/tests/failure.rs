@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use types::{
-    chunk::Update, id::TargetId, rpc::storage::ReadMode, status::StatusCode, target::LocalState,
+    checksum::Checksum,
+    chunk::{ChunkId, Update, UpdateTag},
+    id::TargetId,
+    rpc::storage::ReadMode,
+    status::StatusCode,
+    target::LocalState,
     version::ChunkVersion,
 };
 
@@ -197,7 +202,7 @@ async fn what_was_left_pending_is_settled_before_the_next_update() {
 }
 
 #[tokio::test]
-async fn a_removal_does_not_wait_for_what_was_left_pending() {
+async fn a_removal_settles_what_was_left_pending() {
     let cluster = Cluster::start(2).await;
     cluster.kill(2).await;
     let item = cluster.write_item(chunk(0), 0, b"AAAA", tag(0, 1));
@@ -208,6 +213,83 @@ async fn a_removal_does_not_wait_for_what_was_left_pending() {
     let done = cluster.update(1, remove, b"", LONG).await.unwrap();
     assert_eq!(done.commit_version, ChunkVersion(2));
     assert!(!cluster.meta(1, chunk(0)).unwrap().exists);
+    // The write was done before the removal: its retry must not bring the chunk back.
+    let retry = cluster.write_item(chunk(0), 0, b"AAAA", tag(0, 1));
+    let done = cluster.update(1, retry, b"AAAA", LONG).await.unwrap();
+    assert_eq!(done.commit_version, ChunkVersion(1));
+    assert!(!cluster.meta(1, chunk(0)).unwrap().exists);
+}
+
+/// Makes a version pending at a replica, as a write does that is not passed on.
+async fn leave_pending(cluster: &Cluster, id: u64, chunk: ChunkId, content: &[u8], tag: UpdateTag) {
+    let target = cluster.target(id);
+    let engine = cluster.engine(id);
+    let made = engine.update(engine::UpdateRequest {
+        key: target.key(chunk),
+        chunk_size: CHUNK_SIZE,
+        change: engine::Change::Update(Update::Write {
+            offset: 0,
+            length: content.len() as u32,
+        }),
+        update_version: ChunkVersion(1),
+        chain_version: cluster.version(),
+        tag: Some(tag),
+        payload: Some(
+            cluster
+                .node(id)
+                .node
+                .endpoint
+                .buffers()
+                .copy_from(content)
+                .freeze(),
+        ),
+        payload_checksum: Checksum::of(content),
+    });
+    made.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_left_pending_is_taken_back_when_a_full_tail_refuses_it() {
+    let cluster = Cluster::start_with(&[8 << 30, 8 << 30, 2 << 20]).await;
+    let block = [7; CHUNK_SIZE as usize];
+    let mut index = 0;
+    while cluster.write(1, chunk(index), 0, &block).await.is_ok() {
+        index += 1;
+        assert!(index < 64, "2 MiB do not hold 64 chunks");
+    }
+    for ids in [&[1][..], &[1, 2]] {
+        for id in ids {
+            leave_pending(&cluster, *id, chunk(index), &block, tag(0, 1)).await;
+        }
+        let remove = cluster.item(chunk(index), Update::Remove, cluster.fresh_tag());
+        cluster.update(1, remove, b"", LONG).await.unwrap();
+        for id in 1..=3 {
+            let meta = cluster.meta(id, chunk(index));
+            let gone = meta.is_none_or(|meta| !meta.exists && meta.pending.is_none());
+            assert!(gone, "pending at {ids:?}: target {id}");
+        }
+        let retry = cluster.write_item(chunk(index), 0, &block, tag(0, 1));
+        let refused = cluster.update(1, retry, &block, LONG).await.unwrap_err();
+        assert_eq!(refused.code, StatusCode::NoSpace);
+    }
+}
+
+#[tokio::test]
+async fn what_a_full_tail_holds_pending_is_committed() {
+    let cluster = Cluster::start_with(&[8 << 30, 2 << 20]).await;
+    let block = [7; CHUNK_SIZE as usize];
+    for id in 1..=2 {
+        leave_pending(&cluster, id, chunk(100), &block, tag(0, 1)).await;
+    }
+    let mut index = 0;
+    while cluster.write(1, chunk(index), 0, &block).await.is_ok() {
+        index += 1;
+        assert!(index < 64, "2 MiB do not hold 64 chunks");
+    }
+    let retry = cluster.write_item(chunk(100), 0, &block, tag(0, 1));
+    let done = cluster.update(1, retry, &block, LONG).await.unwrap();
+    assert_eq!(done.commit_version, ChunkVersion(1));
+    assert_eq!(cluster.contents(1), cluster.contents(2));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use types::{
     chunk::Update,
     id::InodeId,
     rpc::storage::{
-        QueryLastChunk, QueryLastChunkRequest, ReadMode, RemoveChunks, RemoveChunksRequest,
+        QueryChunks, QueryChunksRequest, QueryLastChunk, QueryLastChunkRequest, ReadMode,
     },
     status::{Detail, StatusCode},
     version::{ChainVersion, ChunkVersion},
@@ -149,11 +149,13 @@ async fn chunks_are_cut_extended_and_removed_everywhere() {
 }
 
 #[tokio::test]
-async fn a_files_chunks_are_removed_in_bounded_steps() {
+async fn a_files_chunks_are_listed_in_pages() {
     let cluster = Cluster::start(2).await;
     for index in 0..10 {
         cluster.write(1, chunk(index), 0, b"x").await.unwrap();
     }
+    let remove = cluster.item(chunk(4), Update::Remove, cluster.fresh_tag());
+    cluster.update(1, remove, b"", SOON).await.unwrap();
     let ask = QueryLastChunkRequest {
         chain: CHAIN,
         chain_version: cluster.version(),
@@ -162,23 +164,21 @@ async fn a_files_chunks_are_removed_in_bounded_steps() {
     };
     let last = cluster.ask::<QueryLastChunk>(2, &ask).await.unwrap();
     assert_eq!(last.unwrap().index, 9);
-    let request = RemoveChunksRequest {
-        chain: CHAIN,
-        chain_version: cluster.version(),
-        inode: InodeId(7),
-        from_index: 2,
-        limit: 5,
-    };
-    let (mut removed, mut calls) = (0, 0);
-    loop {
-        let reply = cluster.ask::<RemoveChunks>(1, &request).await.unwrap();
-        removed += reply.removed;
-        calls += 1;
-        if !reply.more {
-            break;
-        }
+    let (mut found, mut from) = (Vec::new(), Some(2));
+    while let Some(from_index) = from {
+        let request = QueryChunksRequest {
+            chain: CHAIN,
+            chain_version: cluster.version(),
+            inode: InodeId(7),
+            from_index,
+            limit: 5,
+        };
+        let page = cluster.ask::<QueryChunks>(1, &request).await.unwrap();
+        let refused = cluster.ask::<QueryChunks>(2, &request).await;
+        assert_eq!(refused.unwrap_err().code, StatusCode::WrongRole);
+        assert!(page.indices.len() <= 5);
+        found.push(page.indices);
+        from = page.next;
     }
-    assert_eq!((removed, calls), (8, 2));
-    let last = cluster.ask::<QueryLastChunk>(2, &ask).await.unwrap();
-    assert_eq!(last.unwrap().index, 1);
+    assert_eq!(found, [vec![2, 3, 5, 6, 7], vec![8, 9]]);
 }

@@ -1,10 +1,14 @@
 //! What breaks, and when: drawn from the seed, one thing after the other, each mended by itself after a while.
 
-use std::time::Duration;
+mod disks;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use common::env::Instant;
 use net::{Gone, LinkFaults};
+use types::{id::ChainId, target::PublicState::Serving, version::ChainVersion};
 
+use self::disks::Trouble;
 use crate::{
     host::{End, Host},
     load, manager,
@@ -14,9 +18,14 @@ use crate::{
 /// The longest time a host stays away, or a link stays cut.
 const AWAY_MAX: Duration = Duration::from_secs(9);
 
+/// How long a node whose disk may be replaced is kept waiting for the managers' word that nothing else is missing.
+const CERTAIN_LIMIT: Duration = Duration::from_secs(1);
+
 /// What will be mended, and when.
 enum Mend {
     Host(usize),
+    /// The disk of a host; by a restart, when it cannot be otherwise.
+    Disk(usize, Trouble),
     Manager(usize),
     Links,
 }
@@ -24,6 +33,8 @@ enum Mend {
 /// Trouble of one run.
 pub(crate) struct Faults {
     due: Vec<(Instant, Mend)>,
+    /// What the chains of a disk were at when it was replaced by an empty one.
+    replaced_at: BTreeMap<ChainId, ChainVersion>,
     /// How many there were.
     pub(crate) count: u32,
 }
@@ -32,6 +43,7 @@ impl Faults {
     pub(crate) fn new() -> Self {
         Self {
             due: Vec::new(),
+            replaced_at: BTreeMap::new(),
             count: 0,
         }
     }
@@ -50,7 +62,7 @@ impl Faults {
             world.context.env.sleep_until(at).await;
             self.mend_due(world).await?;
             if world.context.env.now() >= next {
-                self.one(world).await;
+                self.one(world).await?;
                 next = world.context.env.now() + self.pause(world);
             }
         }
@@ -68,7 +80,11 @@ impl Faults {
             .add(format_args!("everything is made whole"));
         world.context.network.set_faults(LinkFaults::default());
         world.context.network.join();
-        self.due.clear();
+        for (_, mend) in std::mem::take(&mut self.due) {
+            if matches!(mend, Mend::Disk(..)) {
+                self.mend(world, &mend).await?;
+            }
+        }
         for index in 0..world.managers.len() {
             self.mend(world, &Mend::Manager(index)).await?;
         }
@@ -118,6 +134,18 @@ impl Faults {
                     world.hosts[index].start().await?;
                 }
             }
+            Mend::Disk(index, trouble) => {
+                world
+                    .context
+                    .log
+                    .add(format_args!("disk {} is mended: {trouble:?}", index + 1));
+                let host = &mut world.hosts[index];
+                host.set_disk_faults(Trouble::none());
+                if trouble.needs_restart() && host.is_running() {
+                    host.end(End::PowerLost, Gone::Reset);
+                    host.start().await?;
+                }
+            }
             Mend::Manager(index) => {
                 if !world.managers[index].is_running() {
                     world
@@ -136,9 +164,9 @@ impl Faults {
     }
 
     /// One more thing breaks.
-    async fn one(&mut self, world: &mut World) {
+    async fn one(&mut self, world: &mut World) -> Result<(), String> {
         self.count += 1;
-        match world.context.env.random_below(12) {
+        match world.context.env.random_below(16) {
             0..6 => {
                 let index = pick(world, world.hosts.len());
                 self.end_host(world, index);
@@ -156,8 +184,59 @@ impl Faults {
                 self.due.push((self.away(world), Mend::Manager(index)));
             }
             9 => self.leave_behind(world),
-            _ => self.cut(world),
+            10 | 11 => self.cut(world),
+            12 => self.replace_disk(world).await?,
+            _ => self.trouble_disk(world),
         }
+        Ok(())
+    }
+
+    fn trouble_disk(&mut self, world: &World) {
+        let trouble = Trouble::ALL[pick(world, Trouble::ALL.len())];
+        let index = pick(world, world.hosts.len());
+        world
+            .context
+            .log
+            .add(format_args!("disk {}: {trouble:?}", index + 1));
+        world.hosts[index].set_disk_faults(trouble.faults());
+        self.due
+            .push((self.away(world), Mend::Disk(index, trouble)));
+    }
+
+    /// A node comes back at once with an empty disk. Only while every target of its chains serves, and each has changed since
+    /// its last such loss: what is acknowledged must have another holder.
+    async fn replace_disk(&mut self, world: &mut World) -> Result<(), String> {
+        let index = pick(world, world.hosts.len());
+        let Some(map) = world.fresh_map(CERTAIN_LIMIT).await else {
+            return Ok(());
+        };
+        let node = world.hosts[index].id();
+        let mine = |chain: &types::chain::Chain| {
+            let nodes = chain
+                .targets
+                .iter()
+                .filter_map(|target| map.targets.get(&target.id));
+            nodes.map(|target| target.node.0).any(|id| id == node)
+        };
+        let chains = map.chains.values().filter(|chain| mine(chain));
+        let replaceable = chains.clone().all(|chain| {
+            let others = chain.targets.len() > 1;
+            let whole = chain.targets.iter().all(|target| target.state == Serving);
+            let before = self.replaced_at.get(&chain.id);
+            others && whole && before.is_none_or(|before| chain.version > *before)
+        });
+        if !replaceable || !world.hosts[index].is_running() {
+            return Ok(());
+        }
+        let versions = chains.map(|chain| (chain.id, chain.version));
+        self.replaced_at.extend(versions);
+        world
+            .context
+            .log
+            .add(format_args!("disk {} is replaced", index + 1));
+        let gone = gone(world);
+        world.hosts[index].end(End::DiskLost, gone);
+        world.hosts[index].start().await
     }
 
     fn end_host(&mut self, world: &mut World, index: usize) {

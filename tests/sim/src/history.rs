@@ -30,6 +30,8 @@ pub(crate) enum Action {
     Truncate {
         cells: usize,
     },
+    /// The chunk is no more.
+    Remove,
     Read,
 }
 
@@ -38,6 +40,8 @@ pub(crate) enum Action {
 pub(crate) enum Outcome {
     Done,
     Saw(Row),
+    /// It has not happened and never will.
+    Refused,
     /// It may have happened, or happen later.
     Unknown,
 }
@@ -101,12 +105,12 @@ impl History {
         operation.ended = (outcome != Outcome::Unknown).then_some(clock);
     }
 
-    /// What was done to one chunk, except reads that saw nothing.
+    /// What was done to one chunk, except what was refused and reads that saw nothing.
     pub(crate) fn of_chunk(&self, chunk: u32) -> Vec<Operation> {
         let inner = self.0.lock();
         let of_chunk = inner.operations.iter().filter(|operation| {
             let blind = operation.action == Action::Read && operation.outcome == Outcome::Unknown;
-            operation.chunk == chunk && !blind
+            operation.chunk == chunk && !blind && operation.outcome != Outcome::Refused
         });
         of_chunk.copied().collect()
     }
@@ -117,7 +121,7 @@ impl History {
         let well = inner
             .operations
             .iter()
-            .filter(|operation| operation.ended.is_some());
+            .filter(|operation| matches!(operation.outcome, Outcome::Done | Outcome::Saw(_)));
         (inner.operations.len(), well.count())
     }
 }

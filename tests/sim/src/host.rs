@@ -7,14 +7,17 @@ use std::{sync::Arc, time::Duration};
 
 use common::shutdown::Shutdown;
 use engine::{
-    Engine, EngineConfig,
-    device::mem::{MemDevice, PowerSwitch},
+    Engine, EngineConfig, ScrubBudget,
+    device::{
+        faulty::{Faults, FaultyDevice},
+        mem::{MemDevice, PowerSwitch},
+    },
     meta_store::mem::MemStore,
 };
 use net::Gone;
 use storage::{OpenedDisk, RunningStorage, StorageConfig};
 
-use crate::{context::Context, slow_device::SlowDevice};
+use crate::{context::Context, scenario::Scenario, slow_device::SlowDevice};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(crate) enum End {
     Killed,
     /// What was not synced is lost, torn or reordered.
     PowerLost,
+    /// Everything on the disk is lost.
+    DiskLost,
 }
 
 pub(crate) struct Host {
@@ -33,18 +38,20 @@ pub(crate) struct Host {
     device: MemDevice,
     store: MemStore,
     disk_latency_max: Duration,
+    capacity_bytes: u64,
     running: Option<Running>,
 }
 
 struct Running {
     name: String,
     engine: Engine,
+    disk: Arc<FaultyDevice>,
     shutdown: Shutdown,
     node: RunningStorage,
 }
 
 impl Host {
-    pub(crate) fn new(context: Context, id: u32, disk_latency_max: Duration) -> Self {
+    pub(crate) fn new(context: Context, id: u32, scenario: &Scenario) -> Self {
         let power = PowerSwitch::lasting();
         Self {
             id,
@@ -52,7 +59,8 @@ impl Host {
             device: MemDevice::new(&context.env, power.clone()),
             store: MemStore::new(power.clone()),
             power,
-            disk_latency_max,
+            disk_latency_max: scenario.disk_latency_max,
+            capacity_bytes: scenario.disk_bytes,
             running: None,
             context,
         }
@@ -76,6 +84,17 @@ impl Host {
         (!reasons.is_empty()).then(|| format!("{}: {reasons:?}", running.name))
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// From now on, until it is started again.
+    pub(crate) fn set_disk_faults(&self, faults: Faults) {
+        if let Some(running) = &self.running {
+            running.disk.set(faults);
+        }
+    }
+
     /// The engine of its disk.
     pub(crate) fn engine(&self) -> Option<&Engine> {
         self.running.as_ref().map(|running| &running.engine)
@@ -95,34 +114,43 @@ impl Host {
             log_bytes: 1 << 20,
             small_update_bytes: 8 << 10,
             reserve_bytes: 0,
+            capacity_bytes: self.capacity_bytes,
             ..EngineConfig::default()
         };
         let power = self.power.clone();
         let device = SlowDevice::new(env, self.device.clone(), power, self.disk_latency_max);
-        let (device, store) = (Arc::new(device), Arc::new(self.store.clone()));
+        let device = FaultyDevice::new(Arc::new(device));
+        let (disk, store) = (device.clone(), Arc::new(self.store.clone()));
         let opened = Engine::open_on(env, device, store, config, buffers).await;
         let engine =
             opened.map_err(|error| format!("the disk of {name} does not open: {error}"))?;
-        let checked = engine.check();
-        checked.map_err(|error| format!("the disk of {name} after opening: {error:?}"))?;
+        let checked = whole(&engine).await;
+        checked.map_err(|error| format!("the disk of {name} after opening: {error}"))?;
         let config = StorageConfig {
             node_id: self.id,
             listen: format!("mem://{name}"),
             mgmtd: self.context.managers.clone(),
             ..StorageConfig::default()
         };
-        let disk = OpenedDisk {
+        let opened = OpenedDisk {
             dir: name.clone().into(),
             engine: Ok(engine.clone()),
         };
         let shutdown = Shutdown::new();
-        let served = storage::serve_on(config, env.clone(), endpoint, vec![disk], shutdown.clone());
+        let served = storage::serve_on(
+            config,
+            env.clone(),
+            endpoint,
+            vec![opened],
+            shutdown.clone(),
+        );
         let node = served
             .await
             .map_err(|error| format!("{name} does not start: {error}"))?;
         self.running = Some(Running {
             name,
             engine,
+            disk,
             shutdown,
             node,
         });
@@ -149,6 +177,31 @@ impl Host {
                 self.device.crash(env, power.clone()),
                 self.store.crash(env, power.clone()),
             ),
+            End::DiskLost => (
+                MemDevice::new(env, power.clone()),
+                MemStore::new(power.clone()),
+            ),
         };
+    }
+}
+
+/// Records, slots and every stored byte of a disk are as they were written (E6).
+async fn whole(engine: &Engine) -> Result<(), String> {
+    engine.check().map_err(|broken| format!("{broken:?}"))?;
+    let everything = ScrubBudget {
+        slot_bytes: u64::MAX,
+        chunks: u64::MAX,
+    };
+    let mut after = None;
+    loop {
+        let scrubbed = engine.scrub(after, everything).await;
+        let scrubbed = scrubbed.map_err(|error| error.to_string())?;
+        if !scrubbed.damages.is_empty() {
+            return Err(format!("{:?}", scrubbed.damages));
+        }
+        after = scrubbed.next;
+        if after.is_none() {
+            return Ok(());
+        }
     }
 }

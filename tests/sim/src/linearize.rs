@@ -121,6 +121,7 @@ fn after(operation: &Operation, mut row: Row) -> Option<Row> {
             value,
         } => row[first..first + count].fill(value),
         Action::Truncate { cells } => row[cells..].fill(0),
+        Action::Remove => row.fill(0),
         Action::Read => {
             if operation.outcome != Outcome::Saw(row) {
                 return None;

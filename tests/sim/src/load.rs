@@ -123,7 +123,8 @@ impl SimClient {
             0 => Action::Truncate {
                 cells: self.below(cells) as usize,
             },
-            1..10 => {
+            1 => Action::Remove,
+            2..10 => {
                 let first = self.below(cells);
                 let count = 1 + self.below(cells - first);
                 self.write(first as usize, count as usize)
@@ -154,6 +155,8 @@ impl SimClient {
         let done = self.perform(chunk, action).await;
         let outcome = match &done {
             Ok(outcome) => *outcome,
+            // Of one chunk nothing remains then, also not of earlier attempts.
+            Err(status) if status.code == StatusCode::NoSpace => Outcome::Refused,
             Err(_) => Outcome::Unknown,
         };
         self.context.history.end(&begun, outcome);
@@ -183,6 +186,10 @@ impl SimClient {
                 let length = (cells * CELL_BYTES) as u32;
                 let id = types::chunk::ChunkId { inode, index: 0 };
                 self.storage.truncate_chunk(&layout, id, length).await?;
+                Ok(Outcome::Done)
+            }
+            Action::Remove => {
+                self.storage.remove_chunks(inode, &layout, 0).await?;
                 Ok(Outcome::Done)
             }
             Action::Read => {

@@ -26,10 +26,16 @@ penstock-sim [OPTIONS]
   --first N    the first seed (default: 1)
   --seeds N    how many (default: 100)
   --threads N  how many at a time (default: as many as there are processors)
-  --mistake M  make a mistake on purpose: skip-lease, acknowledge-early, serve-pending, forget-channels
+  --mistake M  make one of these mistakes on purpose, to see it found:
+{mistakes}
   --log        print the whole log of each seed that breaks a rule
   --help       this text
 ";
+
+fn help() -> String {
+    let mistakes = sim::MISTAKES.map(|mistake| format!("                 {mistake}"));
+    HELP.replace("{mistakes}", &mistakes.join("\n"))
+}
 
 /// Between two lines of progress.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -182,7 +188,7 @@ fn main() -> ExitCode {
     match parse(std::env::args().skip(1)) {
         Ok(Some(options)) => work(options),
         Ok(None) => {
-            print!("{HELP}");
+            print!("{}", help());
             ExitCode::SUCCESS
         }
         Err(error) => {

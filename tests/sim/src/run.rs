@@ -27,12 +27,16 @@ const FINISH_LIMIT: Duration = Duration::from_secs(120);
 /// - `skip-lease`: a node whose lease has run out answers all the same (M4);
 /// - `acknowledge-early`: a change that the successor did not take is committed as if there were none (W11);
 /// - `serve-pending`: a read takes what is pending without asking the last serving target (D2);
-/// - `forget-channels`: a retry runs again (W2).
-pub const MISTAKES: [&str; 4] = [
+/// - `forget-channels`: a retry runs again (W2);
+/// - `forget-floor`: a removed chunk leaves no version behind (W12);
+/// - `reuse-slot-early`: a slot is free before the record that releases it is durable (E5).
+pub const MISTAKES: [&str; 6] = [
     "skip-lease",
     "acknowledge-early",
     "serve-pending",
     "forget-channels",
+    "forget-floor",
+    "reuse-slot-early",
 ];
 
 /// What a run came to.

@@ -12,6 +12,7 @@ use types::{
     node::NodeKind,
     routing::RoutingInfo,
     rpc::mgmtd::{CreateChains, CreateChainsRequest, WatchRouting, WatchRoutingRequest},
+    status::Status,
     target::PublicState,
     version::{ChainTableVersion, RoutingVersion},
 };
@@ -60,7 +61,7 @@ impl World {
         let hosts = (1..=scenario.storage).map(|id| {
             // Its own clock, faster or slower than the managers'.
             let rate = 1_000_000 - scenario.drift_max + drawn(env, 2 * scenario.drift_max);
-            Host::new(context.with_drift(rate), id, scenario.disk_latency_max)
+            Host::new(context.with_drift(rate), id, &scenario)
         });
         let mut world = Self {
             managers: managers.collect(),
@@ -140,13 +141,8 @@ impl World {
     async fn missing(&self, deadline: Instant) -> Result<Vec<String>, String> {
         let mut missing: Vec<String> = self.hosts.iter().filter_map(Host::obstacle).collect();
         if missing.is_empty() {
-            let request = WatchRoutingRequest {
-                known: RoutingVersion(0),
-                wait_ms: 0,
-            };
-            let asked = self.mgmtd.call::<WatchRouting>(&request, deadline).await;
-            let reply = asked.map_err(|status| format!("the managers tell no map: {status}"))?;
-            let map = reply.routing.unwrap_or_default();
+            let asked = self.ask_for_map(deadline).await;
+            let map = asked.map_err(|status| format!("the managers tell no map: {status}"))?;
             missing = not_serving(&map);
             if map.chains.len() != self.scenario.chains as usize {
                 missing.push(format!("{} chains", map.chains.len()));
@@ -154,6 +150,21 @@ impl World {
             self.routing.offer(map);
         }
         Ok(missing)
+    }
+
+    /// The managers' map of this moment; `None` when they do not tell it in time.
+    pub(crate) async fn fresh_map(&self, limit: Duration) -> Option<RoutingInfo> {
+        let deadline = self.context.env.now() + limit;
+        self.ask_for_map(deadline).await.ok()
+    }
+
+    async fn ask_for_map(&self, deadline: Instant) -> Result<RoutingInfo, Status> {
+        let request = WatchRoutingRequest {
+            known: RoutingVersion(0),
+            wait_ms: 0,
+        };
+        let asked = self.mgmtd.call::<WatchRouting>(&request, deadline).await;
+        Ok(asked?.routing.unwrap_or_default())
     }
 
     /// The names at which somebody is, or will be, on the network.

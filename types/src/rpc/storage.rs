@@ -22,8 +22,8 @@ methods! { Storage:
     QueryVersion = 4, "storage.query_version", QueryVersionRequest => ChunkVersion;
     /// The highest chunk of a file on a chain (D6). Any serving target answers.
     QueryLastChunk = 5, "storage.query_last_chunk", QueryLastChunkRequest => Option<LastChunk>;
-    /// Removes a file's chunks from an index on, through the chain, a bounded number per call. To the head.
-    RemoveChunks = 6, "storage.remove_chunks", RemoveChunksRequest => RemoveChunksReply;
+    /// Which chunks of a file there are from an index on, a page of them. To the head.
+    QueryChunks = 6, "storage.query_chunks", QueryChunksRequest => QueryChunksReply;
     /// Resync: a page of the successor's chunks (S2).
     ListChunks = 7, "storage.list_chunks", ListChunksRequest => ListChunksReply;
     /// Resync: the syncing target holds everything now (S5).
@@ -229,28 +229,28 @@ pub struct LastChunk {
     pub length: u32,
 }
 
-/// Removes a file's chunks.
+/// Which chunks of a file are there?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RemoveChunksRequest {
+pub struct QueryChunksRequest {
     /// The chain.
     pub chain: ChainId,
     /// The client's chain version.
     pub chain_version: ChainVersion,
     /// The file.
     pub inode: InodeId,
-    /// Chunks below this index stay.
+    /// Chunks at or after this index.
     pub from_index: u32,
-    /// How many at most in this call.
+    /// How many at most.
     pub limit: u32,
 }
 
-/// How far a removal came.
+/// Chunks of a file in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RemoveChunksReply {
-    /// Chunks removed.
-    pub removed: u32,
-    /// Whether there are more: call again.
-    pub more: bool,
+pub struct QueryChunksReply {
+    /// The indices of those that exist, or will when what is pending is committed.
+    pub indices: Vec<u32>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<u32>,
 }
 
 /// Asks a syncing target for a page of its chunks.
