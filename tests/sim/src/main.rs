@@ -15,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use common::{env::Env, sync::Mutex};
+use common::{
+    env::Env,
+    logging::{self, LogFormat},
+    sync::Mutex,
+};
 use sim::Report;
 
 const HELP: &str = "\
@@ -29,6 +33,7 @@ penstock-sim [OPTIONS]
   --mistake M  make one of these mistakes on purpose, to see it found:
 {mistakes}
   --log        print the whole log of each seed that breaks a rule
+  --trace      print what the servers log, as it comes, to standard error
   --help       this text
 ";
 
@@ -65,6 +70,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
             "--threads" => &mut options.threads,
             "--log" => {
                 options.log = true;
+                continue;
+            }
+            "--trace" => {
+                logging::init("info", LogFormat::Text).map_err(|error| error.to_string())?;
                 continue;
             }
             "--mistake" => {

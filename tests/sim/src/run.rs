@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use client::RoutingCache;
 use common::{
     env::{Env, Task},
-    shutdown::{Shutdown, ShutdownSignal},
+    shutdown::Shutdown,
 };
 use types::{checksum::Checksum, routing::RoutingInfo};
 
@@ -21,6 +21,9 @@ use crate::{
 
 /// How long clients may take to finish what they began, after everything was made whole.
 const FINISH_LIMIT: Duration = Duration::from_secs(120);
+
+/// Far more maps than the faults of a run are worth.
+const MAPS_MAX: u32 = 2000;
 
 /// Mistakes that can be made on purpose. Where each is made: search for its name.
 ///
@@ -115,7 +118,12 @@ async fn judge(seed: u64, env: &Env, scenario: Scenario) -> Report {
     let context = world.context.clone();
     context.log.add(format_args!("{:?}", world.scenario));
     let mut faults = Faults::new();
-    match live(&mut world, &mut faults).await {
+    let (routing, seen) = (world.routing.clone(), context.clone());
+    let lived = tokio::select! {
+        lived = live(&mut world, &mut faults) => lived,
+        broken = look_at_maps(&routing, &seen) => Err(broken),
+    };
+    match lived {
         Ok(()) => context.violated(replicas_equal::check(&world)),
         Err(error) => context.violated([error]),
     }
@@ -134,7 +142,6 @@ async fn judge(seed: u64, env: &Env, scenario: Scenario) -> Report {
 /// The trouble, the repair, and proof that the cluster works again.
 async fn live(world: &mut World, faults: &mut Faults) -> Result<(), String> {
     let stop = Shutdown::new();
-    let watch = watch_maps(world, stop.signal());
     let share =
         world.scenario.operations_per_chunk * world.scenario.chunks / world.scenario.clients;
     let clients = world.clients.clone().into_iter();
@@ -152,7 +159,6 @@ async fn live(world: &mut World, faults: &mut Faults) -> Result<(), String> {
     };
     let finished = world.context.env.timeout(FINISH_LIMIT, finished).await;
     finished.map_err(|_| format!("clients are not done {FINISH_LIMIT:?} after the repair"))?;
-    let _ended = watch.join().await;
     prove(world).await
 }
 
@@ -171,23 +177,17 @@ async fn prove(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// Looks at every map that is published.
-fn watch_maps(world: &World, mut stop: ShutdownSignal) -> Task<()> {
-    let (routing, context) = (world.routing.clone(), world.context.clone());
-    world.context.env.spawn("sim-maps", async move {
-        tokio::select! {
-            () = look_at_maps(&routing, &context) => {}
-            () = stop.wait() => {}
-        }
-    })
-}
-
-async fn look_at_maps(routing: &RoutingCache, context: &Context) {
+/// Looks at every map that is published; ends when a chain changes without end, which would keep time from passing.
+async fn look_at_maps(routing: &RoutingCache, context: &Context) -> String {
     let mut maps = routing.subscribe();
     let mut before: Arc<RoutingInfo> = maps.borrow_and_update().clone();
-    while maps.changed().await.is_ok() {
+    for _ in 0..MAPS_MAX {
+        if maps.changed().await.is_err() {
+            return "nobody tells maps any more".to_owned();
+        }
         let after = maps.borrow_and_update().clone();
         context.violated(chain_invariants::check(&before, &after));
         before = after;
     }
+    format!("{MAPS_MAX} maps and no end: {:?}", before.chains)
 }
