@@ -17,14 +17,14 @@ use std::{
 
 use common::env::Instant;
 use types::{
-    chain::Chain,
+    chain::{Chain, ChainTarget},
     id::{BootId, NodeId, TargetId},
     node::{Node, NodeStatus},
     routing::RoutingInfo,
     rpc::mgmtd::{DiskReport, Heartbeat, TargetReport},
     status::{Status, StatusCode},
     target::{LocalState, PublicState},
-    version::HeartbeatNumber,
+    version::{ChainVersion, HeartbeatNumber},
 };
 
 use crate::{cluster::Cluster, command::Observation, transition};
@@ -91,8 +91,8 @@ struct NodeLease {
 /// What is known of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
-    /// Its node reported it so.
-    Reported(LocalState),
+    /// Its node reported it so, under this version of the chain.
+    Reported(LocalState, ChainVersion),
     /// Its node mentions it, but has said nothing about the present version of its chain yet.
     Unknown,
 }
@@ -231,7 +231,7 @@ impl LeaseTable {
     ) -> Vec<(TargetId, LocalState)> {
         let states = routing.chains.values().flat_map(|chain| {
             chain.targets.iter().map(|target| {
-                let state = self.local_state(now, routing, target.id, target.state);
+                let state = self.local_state(now, routing, (chain, target));
                 (target.id, state.unwrap_or(LocalState::Offline))
             })
         });
@@ -287,7 +287,7 @@ impl LeaseTable {
         for chain in routing.chains.values() {
             let mut states = BTreeMap::new();
             for target in &chain.targets {
-                match self.local_state(now, routing, target.id, target.state) {
+                match self.local_state(now, routing, (chain, target)) {
                     Ok(state) => drop(states.insert(target.id, state)),
                     Err(known_at) => drop(timers.insert(known_at)),
                 }
@@ -309,9 +309,9 @@ impl LeaseTable {
         &self,
         now: Instant,
         routing: &RoutingInfo,
-        id: TargetId,
-        public: PublicState,
+        (chain, seat): (&Chain, &ChainTarget),
     ) -> Result<LocalState, Instant> {
+        let (id, public) = (seat.id, seat.state);
         let Some(target) = routing.targets.get(&id) else {
             return Ok(LocalState::Offline);
         };
@@ -319,7 +319,14 @@ impl LeaseTable {
             return Ok(LocalState::Offline);
         };
         match lease.targets.get(&id) {
-            Some(Seen::Reported(state)) => Ok(*state),
+            // It was open before it knew that it is out. It comes back when it has seen that, or it would be given a place
+            // under one version while it still works by another, leave, and be given a place again.
+            Some(Seen::Reported(_, version))
+                if public == PublicState::Offline && *version < chain.version =>
+            {
+                Ok(LocalState::Offline)
+            }
+            Some(Seen::Reported(state, _)) => Ok(*state),
             Some(Seen::Unknown) => {
                 let in_service = matches!(public, PublicState::Serving | PublicState::Syncing);
                 let known_at = lease.since + self.times.patience();
@@ -375,7 +382,7 @@ impl NodeLease {
         self.targets.clear();
     }
 
-    /// Replaces what is known of the targets; returns whether a state is another now.
+    /// Replaces what is known of the targets; returns whether a state, or the version it is from, is another now.
     fn take_reports(&mut self, reports: &[TargetReport], routing: &RoutingInfo) -> bool {
         let old = std::mem::take(&mut self.targets);
         self.targets = reports
@@ -385,10 +392,7 @@ impl NodeLease {
                 (report.target, judge(report, before, routing))
             })
             .collect();
-        let states = |seen: &BTreeMap<TargetId, Seen>| -> Vec<(TargetId, Option<LocalState>)> {
-            seen.iter().map(|(id, seen)| (*id, seen.state())).collect()
-        };
-        states(&old) != states(&self.targets)
+        old != self.targets
     }
 
     /// Forgets what a failed node said: when it returns it must say it anew.
@@ -401,7 +405,7 @@ impl NodeLease {
 impl Seen {
     fn state(self) -> Option<LocalState> {
         match self {
-            Self::Reported(state) => Some(state),
+            Self::Reported(state, _) => Some(state),
             Self::Unknown => None,
         }
     }
@@ -413,9 +417,9 @@ fn judge(report: &TargetReport, before: Option<Seen>, routing: &RoutingInfo) -> 
     let chain = target.and_then(|target| routing.chains.get(&target.chain));
     let current = chain.is_some_and(|chain| report.chain_version >= chain.version);
     match (current, before) {
-        (false, Some(before @ Seen::Reported(_))) => before,
+        (false, Some(before @ Seen::Reported(..))) => before,
         // A target that is not open is not open whatever version its node works by.
         (false, _) if report.state != LocalState::Offline => Seen::Unknown,
-        _ => Seen::Reported(report.state),
+        _ => Seen::Reported(report.state, report.chain_version),
     }
 }

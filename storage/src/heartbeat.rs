@@ -10,7 +10,7 @@ use types::{
     rpc::mgmtd::{Heartbeat, SendHeartbeat, TargetReport},
     status::{Status, StatusCode},
     target::LocalState,
-    version::HeartbeatNumber,
+    version::{HeartbeatNumber, RoutingVersion},
 };
 
 use crate::node::Node;
@@ -50,20 +50,35 @@ impl Heartbeats {
                 answered = call => answered,
                 () = end.wait() => return,
             };
-            match answered {
+            let newest = match answered {
                 Ok(reply) => {
                     node.lease
                         .renew(sent, Duration::from_millis(reply.lease_ms));
                     node.readiness.ready("mgmtd");
+                    reply.routing_version
                 }
-                Err(status) => self.failed(&status, sent),
-            }
+                Err(status) => {
+                    self.failed(&status, sent);
+                    RoutingVersion(0)
+                }
+            };
             tokio::select! {
-                () = node.env.sleep_until(sent + INTERVAL) => {}
+                () = self.pause(newest, sent + INTERVAL) => {}
                 () = node.report.notified() => {}
                 () = end.wait() => return,
             }
         }
+    }
+
+    /// Waits for the next heartbeat. The map is asked for if the manager has a newer one: the watch may hang at a manager that
+    /// is gone, and a node that works by an old map is not counted on for long.
+    async fn pause(&self, newest: RoutingVersion, until: Instant) {
+        let node = &*self.node;
+        let known = node.routing.current().version;
+        if known < newest {
+            node.routing.refresh(known, until).await;
+        }
+        node.env.sleep_until(until).await;
     }
 
     fn failed(&self, status: &Status, sent: Instant) {

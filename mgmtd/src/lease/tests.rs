@@ -463,3 +463,25 @@ async fn a_waiting_target_waits_for_the_one_that_is_refilled() {
     // A heartbeat that says the same again is no news.
     assert!(!world.report(1, LocalState::UpToDate).unwrap().news);
 }
+
+/// Found by the simulation as a chain that changed without end: the target was given a place before it knew that it was out,
+/// reopened because it had missed that, and so on.
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_out_comes_back_only_when_it_has_seen_that() {
+    let mut world = World::settled();
+    let before = world.chain().version;
+    world.report(3, LocalState::Offline).unwrap();
+    let plan = world.plan();
+    // Open again before the decision is applied.
+    let early = world.report_at(3, 1, LocalState::Online, before).unwrap();
+    assert!(early.news);
+    apply(&mut world.cluster, &Command::Observe(plan.observation));
+    world.table.decided();
+    assert_eq!(world.states()[2], PublicState::Offline);
+    assert_eq!(world.decide(), 0);
+    assert_eq!(world.states()[2], PublicState::Offline);
+    let seen = world.report(3, LocalState::Online).unwrap();
+    assert!(seen.news);
+    world.decide();
+    assert_eq!(world.states()[2], PublicState::Syncing);
+}
