@@ -162,6 +162,10 @@ impl Shared {
             if !reply.more {
                 return Ok(removed);
             }
+            if reply.removed == 0 {
+                let why = format!("chain {chain} removes nothing and says that there is more");
+                return Err(Status::new(StatusCode::Malformed, why));
+            }
         }
     }
 
