@@ -5,6 +5,8 @@
 //! the checksum that came with it.
 
 mod channel;
+#[cfg(test)]
+mod hostile;
 mod query;
 mod read;
 mod target_choice;

@@ -10,6 +10,7 @@ pub mod env;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod panics;
 pub mod shutdown;
 pub mod sync;
 pub mod worker;

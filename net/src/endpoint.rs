@@ -211,7 +211,8 @@ impl Endpoint {
             .result
     }
 
-    async fn exchange(&self, address: &str, outgoing: Outgoing) -> RawReply {
+    /// One request and its reply, both as bytes.
+    pub(crate) async fn exchange(&self, address: &str, outgoing: Outgoing) -> RawReply {
         let bulk_bytes = outgoing.bulk.total_bytes();
         let connection = self
             .0

@@ -20,6 +20,7 @@ mod rpc;
 mod transport;
 
 pub mod conformance;
+pub mod hostile;
 
 pub use async_trait::async_trait;
 pub use common::buf::{BufPool, RegisteredBuf, SharedBuf};

@@ -14,6 +14,7 @@ use crate::{
     replica::{
         forward::{Follow, on_forward, reply},
         role::Standing,
+        update::VERSION_MAX,
     },
     target::Target,
     write::check_payload,
@@ -138,8 +139,13 @@ fn full_while_syncing(node: &Node, target: &Target, state: PublicState, status: 
     }
 }
 
-/// Whether kind and payload fit together.
+/// Whether kind, version and payload fit together. A version that no head makes would be the chunk's last.
 fn check_shape(request: &ForwardRequest, payload: Option<&SharedBuf>) -> Result<(), Status> {
+    let version = request.update_version.0;
+    if request.kind != ForwardKind::Drop && !(1..=VERSION_MAX).contains(&version) {
+        let why = format!("version {version} of chunk {} is none", request.chunk);
+        return Err(Status::new(StatusCode::InvalidArgument, why));
+    }
     let payload = payload.map(|payload| payload.len());
     let expected = match request.kind {
         ForwardKind::Update(Update::Write { length, .. }) | ForwardKind::Replace { length } => {

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use common::{env::Instant, sync::Mutex};
 
+/// Longer leases count as this long: a node that believed any number would answer for ever, cut off from everybody.
+const LENGTH_MAX: Duration = Duration::from_secs(60);
+
 /// Until when this node may answer.
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
@@ -18,7 +21,7 @@ impl Lease {
     /// answers may arrive out of order.
     pub(crate) fn renew(&self, sent: Instant, length: Duration) {
         let mut until = self.until.lock();
-        let renewed = sent + length;
+        let renewed = sent + length.min(LENGTH_MAX);
         *until = Some(until.map_or(renewed, |until| until.max(renewed)));
     }
 
@@ -42,5 +45,13 @@ mod tests {
         assert!(!lease.is_valid(sent + Duration::from_secs(2)));
         lease.renew(sent - Duration::from_secs(1), Duration::from_secs(2));
         assert!(lease.is_valid(sent + Duration::from_millis(1999)));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_of_ages_is_cut() {
+        let sent = common::env::Env::seeded(1).now();
+        let lease = Lease::default();
+        lease.renew(sent, Duration::from_millis(u64::MAX));
+        assert!(lease.is_valid(sent + Duration::from_secs(59)));
+        assert!(!lease.is_valid(sent + LENGTH_MAX));
     }
 }

@@ -73,7 +73,7 @@ impl Progress {
         match old {
             Some(old)
                 if old.successor == successor
-                    && (old.version == version || old.version.next() == version) =>
+                    && (old.version == version || old.version.is_followed_by(version)) =>
             {
                 let finished = old.finished && old.version == version;
                 Self {

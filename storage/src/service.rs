@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt, future::join_all, stream};
 use net::{Incoming, Router, SharedBuf};
 use types::{
+    layout::CHUNK_SIZE_MAX,
     rpc::{
         BulkIndex,
         storage::{
@@ -18,8 +19,10 @@ use types::{
 
 use crate::{file_chunks, follow, node::Node, read, resync, write};
 
-/// Ranges of one request read at once: they hold buffers.
+/// Ranges of one request read at once, as long as they are small.
 const READS_PARALLEL: usize = 64;
+/// Bytes of one request read at once; one range always is. They are held until the caller has taken them.
+const READS_BYTES: u32 = CHUNK_SIZE_MAX;
 
 /// The routes of a node.
 pub(crate) fn router(node: &Arc<Node>) -> Router {
@@ -91,11 +94,16 @@ async fn read_chunks(
 ) -> Result<ReadReply, Status> {
     check_batch(request.reads.len())?;
     let (node, incoming, mode) = (&*node, &*incoming, request.mode);
+    let longest = request.reads.iter().map(|item| item.length).max();
+    let parallel = (READS_BYTES / longest.unwrap_or(0).max(1)) as usize;
     let reads = request
         .reads
         .into_iter()
         .map(|item| async move { read::read(node, mode, &item, incoming).await }.boxed());
-    let results = stream::iter(reads).buffered(READS_PARALLEL).collect().await;
+    let results = stream::iter(reads)
+        .buffered(parallel.clamp(1, READS_PARALLEL))
+        .collect()
+        .await;
     Ok(ReadReply { results })
 }
 

@@ -4,6 +4,7 @@
 mod cluster;
 mod damage;
 mod failure;
+mod hostile;
 mod membership;
 mod reading;
 mod resyncing;

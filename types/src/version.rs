@@ -35,6 +35,11 @@ impl ChainVersion {
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// Whether `later`, which may come from anywhere, is the version after this one.
+    pub fn is_followed_by(self, later: Self) -> bool {
+        self.0.checked_add(1) == Some(later.0)
+    }
 }
 
 /// The protocol spoken on the wire. Peers one release apart work together.

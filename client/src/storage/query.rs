@@ -179,6 +179,10 @@ impl Shared {
                 Ok(page) => return Ok(page),
                 Err(status) => retries.wait(status, map.version).await?,
             }
+            if reply.removed == 0 {
+                let why = format!("chain {chain} removes nothing and says that there is more");
+                return Err(Status::new(StatusCode::Malformed, why));
+            }
         }
     }
 

@@ -193,7 +193,7 @@ impl Shared {
                     _ => Err(malformed("another number of results than ranges")),
                 },
             )
-            .and_then(|done| check(&done, &buf));
+            .and_then(|done| check(range, &done, &buf));
         if let Err(status) = &result
             && is_silence(status.code)
         {
@@ -210,12 +210,17 @@ struct Attempt<'a> {
     map: &'a RoutingInfo,
 }
 
-/// Holds the bytes against the checksum that came with them.
-fn check(done: &ReadDone, buf: &RegisteredBuf) -> Result<usize, Status> {
+/// Holds the bytes against the checksum that came with them, and their number against the length of the chunk: what is
+/// missing reads as zeros.
+fn check(range: &ChunkRange, done: &ReadDone, buf: &RegisteredBuf) -> Result<usize, Status> {
     let length = done.length as usize;
     let Some(content) = buf.get(..length) else {
         return Err(malformed("more bytes than asked for"));
     };
+    let held = done.chunk_length.saturating_sub(range.offset);
+    if done.length != held.min(range.length) {
+        return Err(malformed("fewer bytes than the chunk holds"));
+    }
     if Checksum::of(content) != done.checksum {
         metrics::corrupt_read();
         return Err(Status::new(

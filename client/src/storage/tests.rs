@@ -30,9 +30,9 @@ use types::{
 use super::{StorageClient, StorageOptions};
 use crate::routing_cache::RoutingCache;
 
-const CHUNK: u32 = 64 << 10;
-const INODE: InodeId = InodeId(77);
-const NODES: u32 = 3;
+pub(super) const CHUNK: u32 = 64 << 10;
+pub(super) const INODE: InodeId = InodeId(77);
+pub(super) const NODES: u32 = 3;
 
 /// What a node does instead of answering well, once each.
 #[derive(Clone, Debug)]
@@ -54,18 +54,24 @@ struct Disk {
     faults: BTreeMap<NodeId, VecDeque<Fault>>,
 }
 
-struct Fixture {
-    env: Env,
+pub(super) struct Fixture {
+    pub(super) env: Env,
     disk: Arc<Mutex<Disk>>,
-    routing: RoutingCache,
-    client: StorageClient,
-    pool: BufPool,
-    layout: Layout,
-    _shutdown: Shutdown,
+    pub(super) endpoint: Endpoint,
+    pub(super) routing: RoutingCache,
+    pub(super) client: StorageClient,
+    pub(super) pool: BufPool,
+    pub(super) layout: Layout,
+    pub(super) shutdown: Shutdown,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    async fn of_default_options() -> Self {
+        Self::new(StorageOptions::default().operation_limit).await
+    }
+
+    /// A client whose operations end after `limit`.
+    pub(super) async fn new(limit: Duration) -> Self {
         let env = Env::seeded(5);
         let pool = BufPool::new(8 << 20);
         let transports = Transports::with_mem(MemNetwork::new());
@@ -80,8 +86,17 @@ impl Fixture {
         }
         let routing = RoutingCache::detached(&env);
         routing.offer(map(1, 1));
-        let options = StorageOptions::default();
-        let client = StorageClient::new(&env, endpoint, routing.clone(), ClientId(3), options);
+        let options = StorageOptions {
+            operation_limit: limit,
+            ..StorageOptions::default()
+        };
+        let client = StorageClient::new(
+            &env,
+            endpoint.clone(),
+            routing.clone(),
+            ClientId(3),
+            options,
+        );
         let layout = Layout {
             table: ChainTableId(1),
             table_version: ChainTableVersion(1),
@@ -97,7 +112,8 @@ impl Fixture {
             client,
             pool,
             layout,
-            _shutdown: shutdown,
+            endpoint,
+            shutdown,
         }
     }
 
@@ -109,12 +125,12 @@ impl Fixture {
             .push_back(fault);
     }
 
-    async fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Status> {
+    pub(super) async fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Status> {
         let data = self.pool.copy_from(bytes).freeze();
         self.client.write(INODE, &self.layout, offset, data).await
     }
 
-    async fn read(&self, offset: u64, length: usize) -> Vec<u8> {
+    pub(super) async fn read(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut buf = self.pool.allocate(length);
         buf.fill(0xee);
         let (result, buf) = self.client.read(INODE, &self.layout, offset, buf).await;
@@ -124,7 +140,7 @@ impl Fixture {
 }
 
 /// Two chains over the nodes; `head` is the first node of both.
-fn map(version: u64, head: u32) -> RoutingInfo {
+pub(super) fn map(version: u64, head: u32) -> RoutingInfo {
     let mut map = RoutingInfo {
         version: RoutingVersion(version),
         ..Default::default()
@@ -342,7 +358,7 @@ fn chain_of(chunk: ChunkId) -> ChainId {
     ChainId(1 + order[chunk.index as usize % 2] % 2)
 }
 
-fn pattern(length: usize) -> Vec<u8> {
+pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length)
         .map(|i| u8::try_from(i % 251).unwrap())
         .collect()
@@ -350,7 +366,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_written_over_chunk_borders_is_read_back() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     let bytes = pattern(200_000);
     fixture.write(60_000, &bytes).await.unwrap();
     assert_eq!(fixture.read(60_000, bytes.len()).await, bytes);
@@ -360,7 +376,7 @@ async fn what_was_written_over_chunk_borders_is_read_back() {
 
 #[tokio::test(start_paused = true)]
 async fn missing_and_short_chunks_read_as_zeros() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     fixture.write(0, b"head").await.unwrap();
     fixture.write(3 * u64::from(CHUNK), b"tail").await.unwrap();
     let read = fixture.read(2, 3 * CHUNK as usize + 2).await;
@@ -376,7 +392,7 @@ async fn missing_and_short_chunks_read_as_zeros() {
 
 #[tokio::test(start_paused = true)]
 async fn an_update_refused_by_a_former_head_goes_to_the_new_one() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     for _ in 0..50 {
         fixture.fault(1, Fault::Refuse(StatusCode::WrongRole));
     }
@@ -408,7 +424,7 @@ async fn an_update_refused_by_a_former_head_goes_to_the_new_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_reply_is_repeated_under_the_same_tag() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     fixture.fault(1, Fault::LoseReply);
     fixture.fault(1, Fault::Refuse(StatusCode::ChannelBusy));
     fixture.write(5, b"once").await.unwrap();
@@ -426,7 +442,7 @@ async fn a_lost_reply_is_repeated_under_the_same_tag() {
 
 #[tokio::test(start_paused = true)]
 async fn an_update_without_an_outcome_retires_its_channel() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     for _ in 0..1000 {
         fixture.fault(1, Fault::Refuse(StatusCode::ChannelBusy));
     }
@@ -444,7 +460,7 @@ async fn an_update_without_an_outcome_retires_its_channel() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_is_an_error_at_once() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     fixture.fault(1, Fault::Refuse(StatusCode::NoSpace));
     let status = fixture.write(0, b"abc").await.unwrap_err();
     assert_eq!(status.code, StatusCode::NoSpace);
@@ -453,7 +469,7 @@ async fn a_full_disk_is_an_error_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_do_not_match_are_read_from_another_replica() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     fixture.write(0, &pattern(5000)).await.unwrap();
     for node in 1..NODES {
         fixture.fault(node, Fault::Corrupt);
@@ -467,7 +483,7 @@ async fn bytes_that_do_not_match_are_read_from_another_replica() {
 
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_hangs_costs_one_attempt() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     let bytes = pattern(2 * CHUNK as usize);
     fixture.write(0, &bytes).await.unwrap();
     for node in 1..=NODES {
@@ -481,7 +497,7 @@ async fn a_replica_that_hangs_costs_one_attempt() {
 
 #[tokio::test(start_paused = true)]
 async fn the_last_chunk_is_the_highest_of_all_chains() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     let (client, layout) = (&fixture.client, &fixture.layout);
     assert_eq!(client.last_chunk(INODE, layout).await.unwrap(), None);
     for index in [0_u64, 3, 6] {
@@ -497,7 +513,7 @@ async fn the_last_chunk_is_the_highest_of_all_chains() {
 
 #[tokio::test(start_paused = true)]
 async fn removing_goes_on_until_nothing_is_left() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     let (client, layout) = (&fixture.client, &fixture.layout);
     for index in 0..11_u64 {
         fixture.write(index * u64::from(CHUNK), b"x").await.unwrap();
@@ -516,7 +532,7 @@ async fn removing_goes_on_until_nothing_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn truncating_a_missing_chunk_is_fine() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     let (client, layout) = (&fixture.client, &fixture.layout);
     fixture.write(0, b"abcdef").await.unwrap();
     for index in [0, 1] {
@@ -531,7 +547,7 @@ async fn truncating_a_missing_chunk_is_fine() {
 
 #[tokio::test(start_paused = true)]
 async fn offsets_beyond_the_longest_file_are_refused() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::of_default_options().await;
     for offset in [u64::MAX, u64::MAX - 3, types::layout::FILE_LENGTH_MAX] {
         let status = fixture.write(offset, b"abcd").await.unwrap_err();
         assert_eq!(status.code, StatusCode::FileTooLarge);

@@ -460,7 +460,8 @@ async fn a_waiting_target_waits_for_the_one_that_is_refilled() {
     }
     world.decide();
     assert_eq!(world.states(), [Serving, Syncing, Waiting]);
-    // A heartbeat that says the same again is no news.
+    // The version it works by is news; a heartbeat that says the same again is none.
+    assert!(world.report(1, LocalState::UpToDate).unwrap().news);
     assert!(!world.report(1, LocalState::UpToDate).unwrap().news);
 }
 

@@ -27,7 +27,7 @@ pub(crate) enum Turn {
 }
 
 /// The last version a chunk may have; the one above it cannot be counted.
-const VERSION_MAX: u32 = u32::MAX - 2;
+pub(crate) const VERSION_MAX: u32 = u32::MAX - 2;
 
 /// Whether the update makes sense for a chunk of this size and this payload (W1).
 pub(crate) fn check_update(

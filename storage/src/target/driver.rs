@@ -104,8 +104,8 @@ async fn apply(node: &Node, target: &Target, map: &RoutingInfo) -> Result<(), St
             continue;
         }
         // What was before counts only if no version was missed: the target may have been something else since.
-        let contiguous =
-            view.chain.version == chain.version || view.chain.version.next() == chain.version;
+        let (seen, newest) = (view.chain.version, chain.version);
+        let contiguous = seen == newest || seen.is_followed_by(newest);
         let before = contiguous.then(|| view.public(target.id));
         match step(view.local, before, public) {
             Step::Stay => {

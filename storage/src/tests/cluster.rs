@@ -351,7 +351,18 @@ impl Cluster {
             .collect()
     }
 
-    fn caller(&self) -> Caller {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// From the next map on a node is reached at another address.
+    pub(crate) fn set_address(&self, id: u64, address: &str) {
+        let mut map = self.map.lock();
+        let node = map.nodes.get_mut(&NodeId(id as u32)).unwrap();
+        node.addresses = vec![address.to_owned()];
+    }
+
+    pub(crate) fn caller(&self) -> Caller {
         Caller {
             client: ClientId(42),
             request: RequestId(1),

@@ -23,7 +23,6 @@ mod host;
 mod linearize;
 mod load;
 mod manager;
-mod panics;
 mod slow_device;
 mod world;
 

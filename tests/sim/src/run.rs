@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use client::RoutingCache;
 use common::{
     env::{Env, Task},
+    panics,
     shutdown::Shutdown,
 };
 use types::{checksum::Checksum, routing::RoutingInfo};
@@ -14,7 +15,6 @@ use crate::{
     context::Context,
     faults::Faults,
     history::{Action, CELLS},
-    panics,
     scenario::Scenario,
     world::World,
 };

@@ -1,5 +1,6 @@
 //! What only tcp can get wrong: bytes that are no frames, peers that stall, versions, limits of a server.
 
+mod hostile;
 mod limits;
 
 use std::net::SocketAddr;

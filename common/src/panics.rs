@@ -1,4 +1,4 @@
-//! Panics of a run. A task that panics ends silently for all others; a run in which one did has failed.
+//! Panics as tests see them. A task that panics ends silently for all others; a test in which one did has failed.
 
 use std::{cell::RefCell, panic, sync::Once};
 
@@ -9,7 +9,7 @@ thread_local! {
 static HOOK: Once = Once::new();
 
 /// From now on the panics of all threads are kept, each with its thread.
-pub(crate) fn watch() {
+pub fn watch() {
     HOOK.call_once(|| {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
@@ -21,6 +21,6 @@ pub(crate) fn watch() {
 }
 
 /// The panics of this thread since the last call.
-pub(crate) fn take() -> Vec<String> {
+pub fn take() -> Vec<String> {
     SEEN.take()
 }
