@@ -9,7 +9,7 @@ use types::{
     codec,
     rpc::{
         Rpc,
-        storage::{QueryLastChunk, ReadChunks, RemoveChunks, RemoveChunksReply, UpdateChunks},
+        storage::{QueryChunks, QueryChunksReply, QueryLastChunk, ReadChunks, UpdateChunks},
     },
     status::StatusCode,
     version::RoutingVersion,
@@ -43,7 +43,7 @@ fn lie(hostile: &Hostile, method: Method, body: &[u8]) -> Vec<u8> {
     } else if method == Method::of::<QueryLastChunk>() {
         distorted::<QueryLastChunk>(hostile, body)
     } else {
-        distorted::<RemoveChunks>(hostile, body)
+        distorted::<QueryChunks>(hostile, body)
     }
 }
 
@@ -129,13 +129,13 @@ async fn nodes_that_answer_nonsense_cost_an_error_and_never_bytes_that_nobody_wr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_removes_nothing_and_says_there_is_more_is_not_asked_for_ever() {
+async fn a_node_that_lists_nothing_and_says_there_is_more_is_not_asked_for_ever() {
     let (fixture, relays) = relayed().await;
     for relay in &relays {
         relay.set(Some(Arc::new(|_, _| {
-            Ok(codec::encode_body(&RemoveChunksReply {
-                removed: 0,
-                more: true,
+            Ok(codec::encode_body(&QueryChunksReply {
+                indices: Vec::new(),
+                next: Some(7),
             }))
         })));
     }

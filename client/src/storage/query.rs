@@ -179,10 +179,6 @@ impl Shared {
                 Ok(page) => return Ok(page),
                 Err(status) => retries.wait(status, map.version).await?,
             }
-            if reply.removed == 0 {
-                let why = format!("chain {chain} removes nothing and says that there is more");
-                return Err(Status::new(StatusCode::Malformed, why));
-            }
         }
     }
 
@@ -209,12 +205,26 @@ impl Shared {
             .endpoint
             .ask::<QueryChunks>(address, &caller, &request, until);
         let page = asked.await?;
-        let rising = page.indices.windows(2).all(|pair| pair[0] < pair[1]);
-        let first = page.indices.first().copied().unwrap_or(from_index);
-        if !rising || first < from_index || page.next.is_some_and(|next| next <= first) {
-            let why = format!("chain {} lists the chunks of a file out of order", chain.id);
+        if !makes_sense(&page, from_index) {
+            let why = format!(
+                "chain {} lists the chunks of a file in a way that makes no sense",
+                chain.id
+            );
             return Err(Status::new(StatusCode::Malformed, why));
         }
         Ok(page)
     }
+}
+
+/// Whether a page lies where it was asked for, in order, and the next one behind it.
+fn makes_sense(page: &QueryChunksReply, from_index: u32) -> bool {
+    let rising = page.indices.windows(2).all(|pair| pair[0] < pair[1]);
+    let begins = page
+        .indices
+        .first()
+        .is_none_or(|first| *first >= from_index);
+    let goes_on = page
+        .next
+        .is_none_or(|next| page.indices.last().is_some_and(|last| *last < next));
+    rising && begins && goes_on && page.indices.len() <= REMOVE_LIMIT as usize
 }

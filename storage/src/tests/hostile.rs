@@ -18,9 +18,9 @@ use types::{
         storage::{
             AdoptChannels, AdoptChannelsRequest, ChannelDone, FinishSync, FinishSyncRequest,
             ForwardKind, ForwardReply, ForwardRequest, ForwardUpdate, ListChunks,
-            ListChunksRequest, QueryLastChunk, QueryLastChunkRequest, QueryVersion,
-            QueryVersionRequest, ReadChunks, ReadItem, ReadMode, ReadRequest, RemoveChunks,
-            RemoveChunksRequest, UpdateChunks, UpdateDone, UpdateItem, UpdateRequest,
+            ListChunksRequest, QueryChunks, QueryChunksRequest, QueryLastChunk,
+            QueryLastChunkRequest, QueryVersion, QueryVersionRequest, ReadChunks, ReadItem,
+            ReadMode, ReadRequest, UpdateChunks, UpdateDone, UpdateItem, UpdateRequest,
         },
     },
     status::StatusCode,
@@ -123,7 +123,7 @@ fn client_cases(target: u64, version: ChainVersion) -> Vec<Case> {
         target: TargetId(target),
         inode: chunk(0).inode,
     }));
-    cases.push(Case::of::<RemoveChunks>(RemoveChunksRequest {
+    cases.push(Case::of::<QueryChunks>(QueryChunksRequest {
         chain: CHAIN,
         chain_version: version,
         inode: FILE,
