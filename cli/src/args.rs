@@ -2,6 +2,7 @@
 //! texts here are what most users read first, so they teach by example.
 
 mod bench;
+mod operator;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,11 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::bench::{BenchArgs, BenchCommand, ChainArgs, ChainLoad};
+pub(crate) use self::operator::{
+    ChainCreateArgs, ChainOrderArgs, ChainRotateArgs, ChainVerb, ForceArgs, ManagerAddArgs,
+    ManagerRemoveArgs, ManagerVerb, TableAppendArgs, TableVerb, TargetAddArgs, TargetRemoveArgs,
+    TargetVerb,
+};
 
 const EXAMPLES: &str = "\
 Try it on this machine (needs FUSE, as root or with fusermount3):
@@ -44,7 +50,7 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Is the cluster healthy, and if not, why? One screen.
     Status(StatusArgs),
-    /// Look at the parts of a cluster: nodes, targets, chains; check a disk.
+    /// Look at the parts of a cluster and change them: nodes, targets, chains, tables; check a disk.
     Admin(AdminArgs),
     /// How fast is it here, beside fio on the same disk?
     Bench(BenchArgs),
@@ -98,6 +104,8 @@ pub(crate) struct StatusArgs {
 Examples:
   penstock admin chain list                 who holds what, and in which state
   penstock admin node list --json           for programs
+  penstock admin target add --chain 4 --node 7 --disk 0
+                                            one more copy of a chain; `--help` of each verb says what it does
   penstock admin --cluster /etc/penstock/cluster.toml target list")]
 pub(crate) struct AdminArgs {
     #[command(flatten)]
@@ -114,12 +122,18 @@ pub(crate) enum Noun {
     /// The registered processes.
     #[command(subcommand)]
     Node(ListVerb),
-    /// Disks' seats in chains.
+    /// Disks' seats in chains: list, add, remove.
     #[command(subcommand)]
-    Target(ListVerb),
-    /// Replication chains.
+    Target(TargetVerb),
+    /// Replication chains: list, create, order, rotate, force.
     #[command(subcommand)]
-    Chain(ListVerb),
+    Chain(ChainVerb),
+    /// Tables of chains, which new files are laid over: list, append.
+    #[command(subcommand)]
+    Table(TableVerb),
+    /// The members of the manager group: list, add, remove.
+    #[command(subcommand)]
+    Manager(ManagerVerb),
     /// One disk of a storage node that does not run.
     #[command(subcommand)]
     Disk(DiskVerb),

@@ -21,6 +21,7 @@ use types::{
         Rpc,
         mgmtd::{WatchRouting, WatchRoutingRequest},
     },
+    status::{Retry, Status},
     version::RoutingVersion,
 };
 
@@ -58,15 +59,37 @@ impl Cluster {
         request: &M::Request,
         deadline: Instant,
     ) -> anyhow::Result<M::Response> {
-        self.mgmtd
-            .call::<M>(request, deadline)
-            .await
-            .with_context(|| {
-                format!(
-                    "ask the managers named in {}; are they running and reachable?",
-                    self.file.display()
-                )
-            })
+        let answer = self.mgmtd.call::<M>(request, deadline).await;
+        answer.map_err(|status| self.explain(status))
+    }
+
+    /// Calls the leader for something that takes long.
+    pub(crate) async fn change<M: Rpc>(
+        &self,
+        request: &M::Request,
+        deadline: Instant,
+    ) -> anyhow::Result<M::Response> {
+        let limit = deadline.saturating_duration_since(self.env.now());
+        let answer = self.mgmtd.call_within::<M>(request, deadline, limit).await;
+        answer.map_err(|status| self.explain(status))
+    }
+
+    fn explain(&self, status: Status) -> anyhow::Error {
+        match status.retry() {
+            // What a manager refuses, it explains.
+            Retry::Never => anyhow::Error::msg(status.message),
+            Retry::AfterRefresh | Retry::After(_) => {
+                let file = self.file.display();
+                anyhow::Error::new(status).context(format!(
+                    "ask the managers named in {file}; are they running and reachable?"
+                ))
+            }
+        }
+    }
+
+    /// The time that deadlines are counted in.
+    pub(crate) fn now(&self) -> Instant {
+        self.env.now()
     }
 
     /// Calls a manager and waits for the usual time.

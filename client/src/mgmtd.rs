@@ -1,7 +1,8 @@
 //! Calls to the manager group: finds the leader and stays with it.
 //!
-//! Any member may be asked first. One that is not the leader names it when it can; one that is silent is left for the
-//! next. Only failures that another member may not have are repeated; all others are the answer.
+//! Any member may be asked first: those of the configuration, and those that a routing map has named since, so that a
+//! process outlives the managers it was started with. One that is not the leader names it when it can; one that is silent is
+//! left for the next. Only failures that another member may not have are repeated; all others are the answer.
 
 use std::{
     sync::{
@@ -37,7 +38,8 @@ pub struct MgmtdClient(Arc<Shared>);
 struct Shared {
     env: Env,
     endpoint: Endpoint,
-    addresses: Vec<String>,
+    /// By the configuration.
+    configured: Vec<String>,
     client: ClientId,
     next_request: AtomicU64,
     choice: Mutex<Choice>,
@@ -46,6 +48,8 @@ struct Shared {
 /// Whom to ask.
 #[derive(Debug, Default)]
 struct Choice {
+    /// Who may be asked.
+    members: Vec<String>,
     /// The leader as far as known.
     leader: Option<String>,
     /// Which member is asked when none is known.
@@ -58,11 +62,26 @@ impl MgmtdClient {
         Self(Arc::new(Shared {
             env: env.clone(),
             endpoint,
-            addresses,
+            choice: Mutex::new(Choice {
+                members: addresses.clone(),
+                ..Choice::default()
+            }),
+            configured: addresses,
             client,
             next_request: AtomicU64::new(1),
-            choice: Mutex::default(),
         }))
+    }
+
+    /// These are the managers now. Those of the configuration are still asked, after them: they may be back when these are
+    /// gone.
+    pub fn learn_managers(&self, mut addresses: Vec<String>) {
+        let configured = self.0.configured.iter();
+        let others: Vec<String> = configured
+            .filter(|address| !addresses.contains(address))
+            .cloned()
+            .collect();
+        addresses.extend(others);
+        self.0.choice.lock().members = addresses;
     }
 
     /// Asks the leader; looks for it until `deadline`.
@@ -129,9 +148,9 @@ impl Shared {
         if let Some(leader) = &choice.leader {
             return Ok(leader.clone());
         }
-        let member = self
-            .addresses
-            .get(choice.turn % self.addresses.len().max(1));
+        let member = choice
+            .members
+            .get(choice.turn % choice.members.len().max(1));
         member.cloned().ok_or_else(|| {
             Status::new(
                 StatusCode::InvalidArgument,
@@ -143,8 +162,8 @@ impl Shared {
     /// Draws conclusions from a failure at `address`; true when it named another leader.
     fn learn(&self, address: &str, status: &Status) -> bool {
         let mut choice = self.choice.lock();
-        let count = self.addresses.len().max(1);
-        let turn = self.addresses.get(choice.turn % count);
+        let count = choice.members.len().max(1);
+        let turn = choice.members.get(choice.turn % count);
         if turn.is_some_and(|member| member == address) {
             // Always the next one, so that a member which names a dead leader is not asked for ever.
             choice.turn = choice.turn.wrapping_add(1);
@@ -274,6 +293,19 @@ mod tests {
     async fn a_dead_member_is_passed_over() {
         let fixture = fixture(&[3]).await;
         fixture.answer(3, Ok(1));
+        assert_eq!(fixture.ask().await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn managers_that_a_map_named_are_asked_when_the_configured_ones_are_gone() {
+        let fixture = fixture(&[7]).await;
+        fixture.answer(7, Ok(1));
+        fixture.client.learn_managers(vec!["mem://m7".to_owned()]);
+        assert_eq!(fixture.ask().await, Ok(1));
+        // And the other way round.
+        let fixture = self::fixture(&[2]).await;
+        fixture.answer(2, Ok(1));
+        fixture.client.learn_managers(vec!["mem://m7".to_owned()]);
         assert_eq!(fixture.ask().await, Ok(1));
     }
 

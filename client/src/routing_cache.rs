@@ -1,7 +1,7 @@
 //! The newest routing map this process knows, kept new by a watch (a long poll) at the manager.
 //!
 //! Invariant: the map never goes back to an older version (protocol M5). Everyone may offer a map; only a newer one
-//! is taken.
+//! is taken. The manager answers with what changed since, and with the whole map to one that is too far behind.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,8 +12,10 @@ use common::{
 };
 use tokio::sync::watch;
 use types::{
+    node::{Node, NodeKind, NodeStatus},
     routing::RoutingInfo,
-    rpc::mgmtd::{WatchRouting, WatchRoutingRequest},
+    routing_delta::RoutingDelta,
+    rpc::mgmtd::{FollowRouting, RoutingNews, WatchRoutingRequest},
     status::Status,
     version::RoutingVersion,
 };
@@ -83,14 +85,27 @@ impl RoutingCache {
 
     /// Takes a map if it is newer than the one that is there.
     pub fn offer(&self, map: RoutingInfo) {
-        self.0.map.send_if_modified(|current| {
-            let newer = map.version > current.version;
-            if newer {
+        self.replace(|current| (map.version > current.version).then_some(map));
+    }
+
+    /// Takes what changed since some map, if it leads on from the one that is there.
+    fn apply(&self, delta: &RoutingDelta) {
+        self.replace(|current| current.after(delta));
+    }
+
+    fn replace(&self, next: impl FnOnce(&RoutingInfo) -> Option<RoutingInfo>) {
+        let newer = self.0.map.send_if_modified(|current| {
+            let next = next(current);
+            if let Some(map) = next {
                 tracing::debug!(version = map.version.0, "routing map");
                 *current = Arc::new(map);
+                return true;
             }
-            newer
+            false
         });
+        if let Some(mgmtd) = self.0.mgmtd.as_ref().filter(|_| newer) {
+            mgmtd.learn_managers(managers(&self.current()));
+        }
     }
 
     /// Asks for a map newer than `newer_than` and waits for it until `deadline`; returns the newest there is then.
@@ -140,9 +155,12 @@ impl RoutingCache {
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
         };
         let attempt = wait + POLL_MARGIN;
-        let asked = mgmtd.call_within::<WatchRouting>(&request, deadline, attempt);
-        if let Some(map) = asked.await?.routing {
-            self.offer(map);
+        let asked = mgmtd.call_within::<FollowRouting>(&request, deadline, attempt);
+        match asked.await? {
+            RoutingNews::Nothing => {}
+            RoutingNews::Whole(map) => self.offer(map),
+            // Where a newer map came in meanwhile it does not fit, and is asked for again.
+            RoutingNews::Delta(delta) => self.apply(&delta),
         }
         Ok(())
     }
@@ -170,6 +188,18 @@ impl RoutingCache {
     }
 }
 
+/// Where the managers are; those that live come first.
+fn managers(map: &RoutingInfo) -> Vec<String> {
+    let mut managers: Vec<&Node> = map
+        .nodes
+        .values()
+        .filter(|node| node.kind == NodeKind::Mgmtd)
+        .collect();
+    managers.sort_by_key(|node| node.status != NodeStatus::Alive);
+    let addresses = managers.iter().filter_map(|node| node.addresses.first());
+    addresses.cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +218,25 @@ mod tests {
         cache.offer(map(5));
         cache.offer(map(4));
         assert_eq!(cache.current().version, RoutingVersion(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delta_is_taken_only_where_it_leads_on() {
+        let env = Env::seeded(1);
+        let cache = RoutingCache::detached(&env);
+        cache.offer(map(5));
+        let delta = |from, to| RoutingDelta {
+            from: RoutingVersion(from),
+            to: RoutingVersion(to),
+            ..RoutingDelta::default()
+        };
+        // Too new, too old, as old, from another map.
+        for other in [delta(6, 9), delta(1, 4), delta(1, 5), delta(3, 8)] {
+            cache.apply(&other);
+            assert_eq!(cache.current().version, RoutingVersion(5));
+        }
+        cache.apply(&delta(5, 8));
+        assert_eq!(cache.current().version, RoutingVersion(8));
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,8 +15,8 @@ use types::{
             Create, Lookup, Mkdir, MkdirRequest, ReadDir, ReadDirRequest, StatFs, Sync, SyncRequest,
         },
         mgmtd::{
-            GetSpace, Heartbeat, HeartbeatReply, ListClientSessions, SendHeartbeat, SpaceReply,
-            WatchRouting, WatchRoutingReply,
+            FollowRouting, GetSpace, Heartbeat, HeartbeatReply, ListClientSessions, RoutingNews,
+            SendHeartbeat, SpaceReply,
         },
     },
     status::{Status, StatusCode},
@@ -105,22 +105,21 @@ fn manager(env: &Env, heartbeats: Arc<Mutex<Vec<Heartbeat>>>) -> Router {
             std::future::ready(Ok(HeartbeatReply {
                 lease_ms: 2000,
                 routing_version: RoutingVersion(1),
+                step_down: Vec::new(),
             }))
         })
-        .on::<WatchRouting, _, _>(move |request, _| {
+        .on::<FollowRouting, _, _>(move |request, _| {
             let env = env.clone();
             async move {
                 if request.known >= RoutingVersion(1) {
                     env.sleep(Duration::from_millis(request.wait_ms)).await;
-                    return Ok(WatchRoutingReply { routing: None });
+                    return Ok(RoutingNews::Nothing);
                 }
                 let routing = RoutingInfo {
                     version: RoutingVersion(1),
                     ..routing()
                 };
-                Ok(WatchRoutingReply {
-                    routing: Some(routing),
-                })
+                Ok(RoutingNews::Whole(routing))
             }
         })
         .on::<GetSpace, _, _>(|(), _| {

@@ -17,7 +17,7 @@ use types::{
 use crate::{
     leadership::Leadership,
     manager::Manager,
-    raft::{Member, Peers},
+    raft::{Member, Peer, Peers},
 };
 
 /// As often as any node.
@@ -53,7 +53,9 @@ impl Announcer {
             heartbeat.number.0 += 1;
             heartbeat.routing_version = self.manager.cluster().routing.version;
             terms.borrow_and_update();
-            if let Err(status) = self.announce(&heartbeat, self.env.now() + INTERVAL).await {
+            let announced = self.announce(&heartbeat, self.env.now() + INTERVAL).await;
+            self.manager.note_announced(announced.as_ref().map(|_| ()));
+            if let Err(status) = announced {
                 tracing::debug!(%status, "the leader has not heard of this manager");
             }
             tokio::select! {
@@ -72,7 +74,13 @@ impl Announcer {
     ) -> Result<HeartbeatReply, Status> {
         match self.member.leader() {
             Some(leader) if leader != self.id => {
-                self.peers.heartbeat(leader, heartbeat, deadline).await
+                let members = self.member.members();
+                let address = members.address(leader).cloned().unwrap_or_default();
+                let leader = Peer {
+                    id: leader,
+                    address,
+                };
+                self.peers.heartbeat(&leader, heartbeat, deadline).await
             }
             _ => self.manager.heartbeat(heartbeat, deadline).await,
         }

@@ -3,8 +3,6 @@
 //! Each command is checked against the state as it is now, which may have moved on since the leader
 //! decided: a chain whose version has changed is left alone, and the leader's next look sees it as it is.
 
-use std::sync::Arc;
-
 use types::{
     chain::{Chain, ChainTable, ChainTarget},
     id::{ChainId, ChainTableId, NodeId, TargetId},
@@ -16,6 +14,7 @@ use types::{
 };
 
 use crate::{
+    action::{Change, act},
     cluster::Cluster,
     command::{Asked, Command, Observation, Outcome, Registration, Seat},
     transition,
@@ -30,15 +29,27 @@ pub(crate) fn apply(cluster: &mut Cluster, command: &Command) -> Outcome {
     let changed = match command {
         Command::RegisterNode(registration) => register(cluster, registration),
         Command::Observe(observation) => Ok(observe(cluster, observation, next)),
+        Command::ForgetManager(node) => forget_manager(cluster, *node),
         Command::CreateChains {
             table,
             chains,
             asked,
-        } => return create_once(cluster, *table, chains, *asked, next),
+        } => {
+            return once(cluster, *asked, |cluster| {
+                let created = create_chains(cluster, *table, chains)?;
+                Ok((Change::Made, created))
+            });
+        }
+        Command::Act { action, asked } => {
+            return once(cluster, *asked, |cluster| {
+                let (change, acted) = act(cluster, action)?;
+                Ok((change, Outcome::Acted(acted)))
+            });
+        }
     };
     match changed {
         Ok(true) => {
-            Arc::make_mut(&mut cluster.routing).version = next;
+            cluster.routing_mut().version = next;
             Outcome::Done(next)
         }
         Ok(false) => Outcome::Done(cluster.routing.version),
@@ -46,7 +57,7 @@ pub(crate) fn apply(cluster: &mut Cluster, command: &Command) -> Outcome {
     }
 }
 
-fn refuse(code: StatusCode, message: String) -> Outcome {
+pub(crate) fn refuse(code: StatusCode, message: String) -> Outcome {
     Outcome::Refused { code, message }
 }
 
@@ -77,77 +88,119 @@ fn register(cluster: &mut Cluster, new: &Registration) -> Result<bool, Outcome> 
     if old == Some(&node) {
         return Ok(false);
     }
-    Arc::make_mut(&mut cluster.routing)
-        .nodes
-        .insert(new.id, node);
+    cluster.routing_mut().nodes.insert(new.id, node);
     Ok(true)
 }
 
 fn observe(cluster: &mut Cluster, seen: &Observation, next: RoutingVersion) -> bool {
-    let routing = Arc::make_mut(&mut cluster.routing);
     let mut changed = false;
     for (id, status) in &seen.nodes {
-        let Some(node) = routing.nodes.get_mut(id) else {
+        let Some(node) = cluster.routing_mut().nodes.get_mut(id) else {
             continue;
         };
+        changed |= node.status != *status;
+        node.status = *status;
         // A node that fails again before it was called alive is fenced again.
         if *status == NodeStatus::Failed {
             cluster.fences.insert(*id, next);
             changed = true;
         }
-        changed |= node.status != *status;
-        node.status = *status;
     }
     for id in &seen.created {
-        if let Some(target) = routing.targets.get_mut(id).filter(|target| !target.created) {
+        let target = cluster.routing_mut().targets.get_mut(id);
+        if let Some(target) = target.filter(|target| !target.created) {
             target.created = true;
             changed = true;
         }
     }
     for chain in &seen.chains {
-        changed |= replace_chain(routing, chain);
+        changed |= replace_chain(cluster, chain);
     }
     changed
 }
 
-fn replace_chain(routing: &mut RoutingInfo, new: &Chain) -> bool {
-    let Some(old) = routing.chains.get_mut(&new.id) else {
+fn replace_chain(cluster: &mut Cluster, new: &Chain) -> bool {
+    let Some(old) = cluster.routing.chains.get(&new.id) else {
         return false;
     };
-    match transition::check_transition(old, new) {
-        Ok(()) => {
-            new.clone_into(old);
-            true
-        }
-        Err(error) => {
-            tracing::info!(chain = %new.id, %error, "a decision came too late and is left out");
-            false
-        }
+    if let Err(error) = transition::check_transition(old, new) {
+        tracing::info!(chain = %new.id, %error, "a decision came too late and is left out");
+        return false;
     }
+    put_chain(cluster, new.clone());
+    true
 }
 
-fn create_once(
+/// Puts a chain, new or another version of one, into the map, and notes what follows from its change.
+pub(crate) fn put_chain(cluster: &mut Cluster, new: Chain) {
+    let complete = |state| matches!(state, PublicState::Serving | PublicState::LastServing);
+    let old = cluster.routing.chains.get(&new.id);
+    let before = |id| old.and_then(|old| old.state_of(id));
+    for target in &new.targets {
+        if complete(target.state) {
+            cluster.left_at.remove(&target.id);
+        } else if before(target.id).is_some_and(complete) {
+            cluster.left_at.insert(target.id, new.version);
+        }
+    }
+    // A step of a rotation is for one version of the chain.
+    cluster.rotating.remove(&new.id);
+    cluster.routing_mut().chains.insert(new.id, new);
+}
+
+fn forget_manager(cluster: &mut Cluster, id: NodeId) -> Result<bool, Outcome> {
+    let Some(node) = cluster.routing.nodes.get(&id) else {
+        return Ok(false);
+    };
+    if node.kind != NodeKind::Mgmtd {
+        let message = format!("node {id} is a {:?} node, not a manager", node.kind);
+        return Err(refuse(StatusCode::Conflict, message));
+    }
+    cluster.routing_mut().nodes.remove(&id);
+    cluster.fences.remove(&id);
+    Ok(true)
+}
+
+/// Carries out a request that must not be carried out twice: a retry gets what the first attempt came to.
+fn once(
     cluster: &mut Cluster,
-    table: ChainTableId,
-    chains: &[Vec<Seat>],
     asked: Asked,
-    next: RoutingVersion,
+    work: impl FnOnce(&mut Cluster) -> Result<(Change, Outcome), Outcome>,
 ) -> Outcome {
     let mut answered = cluster.answered.iter();
     if let Some((_, outcome)) = answered.find(|(before, _)| *before == asked) {
         return outcome.clone();
     }
-    match create_chains(cluster, table, chains) {
-        Ok(created) => {
-            Arc::make_mut(&mut cluster.routing).version = next;
-            cluster.answered.push_back((asked, created.clone()));
+    match work(cluster) {
+        Ok((Change::Made, outcome)) => {
+            let routing = cluster.routing_mut();
+            routing.version = RoutingVersion(routing.version.0 + 1);
+            cluster.answered.push_back((asked, outcome.clone()));
             if cluster.answered.len() > ANSWERED_MAX {
                 cluster.answered.pop_front();
             }
-            created
+            outcome
         }
+        Ok((Change::NotNeeded, outcome)) => outcome,
         Err(refused) => refused,
     }
+}
+
+/// Appends a version to a table; the first one when there is none.
+pub(crate) fn append_table(
+    cluster: &mut Cluster,
+    table: ChainTableId,
+    chains: Vec<ChainId>,
+) -> ChainTableVersion {
+    let newest = cluster.routing.newest_table(table);
+    let version = ChainTableVersion(newest.map_or(0, |newest| newest.version.0) + 1);
+    let entry = ChainTable {
+        id: table,
+        version,
+        chains,
+    };
+    cluster.routing_mut().tables.insert((table, version), entry);
+    version
 }
 
 fn create_chains(
@@ -158,14 +211,6 @@ fn create_chains(
     for seats in chains {
         check_seats(cluster, seats)?;
     }
-    let routing = Arc::make_mut(&mut cluster.routing);
-    let (mut all, version) = match routing.newest_table(table) {
-        Some(newest) => (
-            newest.chains.clone(),
-            ChainTableVersion(newest.version.0 + 1),
-        ),
-        None => (Vec::new(), ChainTableVersion(1)),
-    };
     let mut made = Vec::with_capacity(chains.len());
     for seats in chains {
         let id = ChainId(cluster.next_chain);
@@ -182,19 +227,19 @@ fn create_chains(
             target
         });
         let targets: Vec<Target> = targets.collect();
-        routing.chains.insert(id, new_chain(id, &targets));
-        routing
+        put_chain(cluster, new_chain(id, &targets));
+        let copies = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+        cluster.copies.insert(id, copies);
+        cluster
+            .routing_mut()
             .targets
             .extend(targets.into_iter().map(|target| (target.id, target)));
         made.push(id);
     }
+    let newest = cluster.routing.newest_table(table);
+    let mut all = newest.map_or_else(Vec::new, |newest| newest.chains.clone());
     all.extend(&made);
-    let entry = ChainTable {
-        id: table,
-        version,
-        chains: all,
-    };
-    routing.tables.insert((table, version), entry);
+    let version = append_table(cluster, table, all);
     Ok(Outcome::Created {
         chains: made,
         version,

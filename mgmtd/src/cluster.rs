@@ -10,10 +10,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use types::{
-    id::{ChainId, NodeId},
+    chain::Chain,
+    codec::{self, DecodeError, Versioned},
+    id::{ChainId, NodeId, TargetId},
     node::{Node, NodeKind, NodeStatus},
     routing::RoutingInfo,
-    version::RoutingVersion,
+    rpc::{mgmtd::StepDown, operator::Loss},
+    version::{ChainVersion, RoutingVersion},
 };
 
 use crate::{
@@ -33,8 +36,51 @@ pub(crate) struct Cluster {
     /// The version at which a node was last declared failed. It gets a lease only once it works by a map
     /// at least as new, or it would serve readers by the map in which it still does.
     pub(crate) fences: BTreeMap<NodeId, RoutingVersion>,
-    /// The last requests that made chains, oldest first, with what they made.
+    /// The last requests of operators, oldest first, with what they came to.
     pub(crate) answered: VecDeque<(Asked, Outcome)>,
+    /// How many copies each chain is meant to have.
+    pub(crate) copies: BTreeMap<ChainId, u32>,
+    /// The version of its chain with which a target stopped holding everything; none for one that does.
+    pub(crate) left_at: BTreeMap<TargetId, ChainVersion>,
+    /// The targets that are to step down, each at one version of its chain.
+    pub(crate) rotating: BTreeMap<ChainId, StepDown>,
+    /// What forced changes gave up, oldest first.
+    pub(crate) losses: Vec<Loss>,
+}
+
+impl Versioned for Cluster {
+    const VERSION: u16 = 2;
+}
+
+/// The state before operators' actions. Read, not written.
+#[derive(Debug, Serialize, Deserialize)]
+struct ClusterV1 {
+    routing: Arc<RoutingInfo>,
+    next_chain: u32,
+    next_target: u64,
+    fences: BTreeMap<NodeId, RoutingVersion>,
+    answered: VecDeque<(Asked, Outcome)>,
+}
+
+impl Versioned for ClusterV1 {
+    const VERSION: u16 = 1;
+}
+
+impl From<ClusterV1> for Cluster {
+    fn from(old: ClusterV1) -> Self {
+        // Nothing could be added or removed: every chain has as many targets as it was made with.
+        let count = |chain: &Chain| u32::try_from(chain.targets.len()).unwrap_or(u32::MAX);
+        let copies = old.routing.chains.iter();
+        Self {
+            copies: copies.map(|(id, chain)| (*id, count(chain))).collect(),
+            routing: old.routing,
+            next_chain: old.next_chain,
+            next_target: old.next_target,
+            fences: old.fences,
+            answered: old.answered,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Cluster {
@@ -45,11 +91,39 @@ impl Default for Cluster {
             next_target: 1,
             fences: BTreeMap::new(),
             answered: VecDeque::new(),
+            copies: BTreeMap::new(),
+            left_at: BTreeMap::new(),
+            rotating: BTreeMap::new(),
+            losses: Vec::new(),
         }
     }
 }
 
 impl Cluster {
+    /// Reads a state of this release or the one before.
+    ///
+    /// # Errors
+    /// When the bytes are neither.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        match codec::decode::<Self>(bytes) {
+            Err(DecodeError::Version { found: 1, .. }) => {
+                codec::decode::<ClusterV1>(bytes).map(Self::from)
+            }
+            decoded => decoded,
+        }
+    }
+
+    /// The map, to be changed; readers keep theirs.
+    pub(crate) fn routing_mut(&mut self) -> &mut RoutingInfo {
+        Arc::make_mut(&mut self.routing)
+    }
+
+    /// How many copies a chain is meant to have.
+    pub(crate) fn copies_of(&self, chain: &Chain) -> u32 {
+        let targets = u32::try_from(chain.targets.len()).unwrap_or(u32::MAX);
+        self.copies.get(&chain.id).copied().unwrap_or(targets)
+    }
+
     /// The storage nodes that count as alive.
     pub(crate) fn alive_storage(&self) -> impl Iterator<Item = &Node> {
         self.routing
@@ -82,6 +156,19 @@ impl Cluster {
                 ));
             }
         }
+        for (id, step) in &self.rotating {
+            let chain = self.routing.chains.get(id);
+            if chain.is_none_or(|chain| chain.version != step.chain_version) {
+                wrong.push(format!(
+                    "chain {id} rotates at a version that is not its own"
+                ));
+            }
+        }
+        for id in self.left_at.keys() {
+            if !self.routing.targets.contains_key(id) {
+                wrong.push(format!("target {id} left a chain but does not exist"));
+            }
+        }
         for (id, fence) in &self.fences {
             if *fence > self.routing.version {
                 wrong.push(format!("the fence of node {id} lies ahead of the map"));
@@ -97,6 +184,13 @@ impl Cluster {
             }
             if chain.id != *id || id.0 >= self.next_chain {
                 wrong.push(format!("chain {id} was never given out"));
+            }
+            let mut preferred = chain.preferred.clone();
+            let mut ids: Vec<TargetId> = chain.targets.iter().map(|target| target.id).collect();
+            preferred.sort_unstable();
+            ids.sort_unstable();
+            if preferred != ids {
+                wrong.push(format!("chain {id} prefers an order of other targets"));
             }
             let mut nodes = BTreeSet::new();
             for target in &chain.targets {
@@ -133,10 +227,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use types::{
-        codec,
-        id::{ChainTableId, ClientId, DiskIndex, RequestId, TargetId},
-    };
+    use types::id::{ChainTableId, ClientId, DiskIndex, RequestId};
 
     use super::*;
     use crate::{
@@ -177,9 +268,18 @@ mod tests {
             apply(&mut cluster, command).accepted().unwrap();
         }
         let bytes = codec::encode(&cluster);
-        assert_eq!(codec::decode::<Cluster>(&bytes).unwrap(), cluster);
+        assert_eq!(Cluster::decode(&bytes).unwrap(), cluster);
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        // The part of version 1, then what version 2 appends.
         let pinned = "010003010707000103613a31010172010101010702010101010101010100010101030103010101020201070301040501010101";
-        assert_eq!(hex, pinned);
+        assert_eq!(
+            hex,
+            format!("02{}0101010000 00", &pinned[2..]).replace(' ', "")
+        );
+        // A snapshot of version 1 is read as what it means.
+        let old: Vec<u8> = (0..pinned.len() / 2)
+            .map(|at| u8::from_str_radix(&pinned[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        assert_eq!(Cluster::decode(&old).unwrap(), cluster);
     }
 }

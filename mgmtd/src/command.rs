@@ -13,6 +13,8 @@ use types::{
     version::{ChainTableVersion, RoutingVersion},
 };
 
+use crate::action::{Acted, Action};
+
 /// A change of the cluster's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Command {
@@ -29,6 +31,15 @@ pub(crate) enum Command {
         /// Whose request it is: a retry of it gets the same chains again.
         asked: Asked,
     },
+    /// An operator's action.
+    Act {
+        /// Which.
+        action: Action,
+        /// Whose request it is.
+        asked: Asked,
+    },
+    /// A manager that left the group goes from the map.
+    ForgetManager(NodeId),
 }
 
 /// A node as it describes itself.
@@ -83,6 +94,8 @@ pub(crate) enum Outcome {
     },
     /// The command does not fit the state; nothing changed.
     Refused { code: StatusCode, message: String },
+    /// `Act` was carried out.
+    Acted(Acted),
 }
 
 impl Outcome {
@@ -90,7 +103,7 @@ impl Outcome {
     pub(crate) fn accepted(self) -> Result<Self, Status> {
         match self {
             Self::Refused { code, message } => Err(Status::new(code, message)),
-            Self::Done(_) | Self::Created { .. } => Ok(self),
+            Self::Done(_) | Self::Created { .. } | Self::Acted(_) => Ok(self),
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct MgmtdConfig {
     pub admin_listen: String,
     /// Node id -> address; empty for a group of one.
     pub members: BTreeMap<String, String>,
+    /// Wait to be added to a group that exists, instead of making one.
+    pub join: bool,
     /// The data directory.
     pub data: PathBuf,
     /// The log filter.
@@ -59,6 +61,7 @@ impl Default for MgmtdConfig {
             listen: "127.0.0.1:7400".to_owned(),
             admin_listen: "127.0.0.1:0".to_owned(),
             members: BTreeMap::new(),
+            join: false,
             data: PathBuf::from("mgmtd-data"),
             // openraft reports each attempt to reach a member that is down; what matters of it we say ourselves.
             log: "info,openraft=off".to_owned(),
@@ -104,7 +107,7 @@ impl MgmtdConfig {
         if !members.is_empty() && !members.contains_key(&own) {
             return Err(wrong(format!("`members` does not name this node, {own}")));
         }
-        if members.len() > 1 && self.listen.ends_with(":0") {
+        if (members.len() > 1 || self.join) && self.listen.ends_with(":0") {
             let reason = format!(
                 "`listen` is {}: a group of several needs a fixed port",
                 self.listen
@@ -144,7 +147,11 @@ impl Config for MgmtdConfig {
             ("admin_listen", "address of /metrics and /healthz"),
             (
                 "members",
-                "the manager group: node id = \"host:port\" of 3 or 5 members, the same table on each; empty for a single manager",
+                "the manager group: node id = \"host:port\" of 3 or 5 members, the same table on each; empty for a single manager. Makes the group; later its log says who belongs to it (`penstock admin manager`), and addresses given here win",
+            ),
+            (
+                "join",
+                "true: wait until `penstock admin manager add` adds this manager to a group that exists, instead of making one",
             ),
             ("data", "directory of the log and the snapshot"),
             (

@@ -256,7 +256,7 @@ impl LeaseTable {
     }
 
     /// Whether this leader knows enough to change chains (protocol M6).
-    fn has_settled(&self, now: Instant, cluster: &Cluster) -> bool {
+    pub(crate) fn has_settled(&self, now: Instant, cluster: &Cluster) -> bool {
         now >= self.began + self.times.patience()
             || cluster
                 .alive_storage()

@@ -11,11 +11,13 @@ pub mod config;
 pub mod server;
 pub mod transition;
 
+mod action;
 mod announce;
 mod apply;
 mod client_sessions;
 mod cluster;
 mod command;
+mod history;
 mod keeper;
 mod leadership;
 mod lease;

@@ -3,7 +3,12 @@
 //! Every answer but `managers` needs a leadership that is certain now (`leadership`). The leader's memory belongs to one
 //! term: the first look in a new term starts with an empty one.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use common::{
     env::{Env, Instant},
@@ -15,8 +20,8 @@ use types::{
     node::{NodeKind, NodeStatus},
     routing::RoutingInfo,
     rpc::mgmtd::{
-        CreateChainsReply, CreateChainsRequest, DiskSpace, Heartbeat, HeartbeatReply,
-        ManagersReply, SpaceReply, WatchRoutingReply, WatchRoutingRequest,
+        CreateChainsReply, CreateChainsRequest, DiskSpace, Heartbeat, HeartbeatReply, RoutingNews,
+        SpaceReply, StepDown, WatchRoutingReply, WatchRoutingRequest,
     },
     session::ClientSession,
     status::{Status, StatusCode},
@@ -33,6 +38,9 @@ use crate::{
     raft::{Member, Term, not_leader},
 };
 
+mod group;
+mod operate;
+
 /// The longest a watch waits; the caller asks again.
 const WATCH_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Kept of a caller's deadline for the reply to travel.
@@ -48,14 +56,25 @@ pub(crate) struct ManagerTimes {
     pub(crate) client_session: Duration,
 }
 
+/// What this member's configuration says of the group.
+#[derive(Debug, Default)]
+pub(crate) struct Configured {
+    /// Where members are.
+    pub(crate) addresses: BTreeMap<NodeId, String>,
+    /// It is to be added to a group instead of making one.
+    pub(crate) joins: bool,
+}
+
 /// One member's face to the cluster.
 pub(crate) struct Manager {
     env: Env,
     times: ManagerTimes,
     member: Arc<Member>,
     leadership: Leadership,
-    addresses: Mutex<BTreeMap<NodeId, String>>,
+    configured: Mutex<Configured>,
     memory: Mutex<Option<Memory>>,
+    /// The leader says that this member was removed.
+    removed: AtomicBool,
     /// Something is known that may change a plan.
     news: Notify,
 }
@@ -86,20 +105,11 @@ impl Manager {
             times,
             member,
             leadership,
-            addresses: Mutex::default(),
+            configured: Mutex::default(),
             memory: Mutex::default(),
+            removed: AtomicBool::new(false),
             news: Notify::new(),
         }
-    }
-
-    /// Every member with its address, once they are known.
-    pub(crate) fn set_members(&self, addresses: BTreeMap<NodeId, String>) {
-        *self.addresses.lock() = addresses;
-    }
-
-    /// Where a member is reached.
-    pub(crate) fn address_of(&self, member: NodeId) -> Option<String> {
-        self.addresses.lock().get(&member).cloned()
     }
 
     /// The state as of the last entry applied here.
@@ -149,8 +159,9 @@ impl Manager {
     }
 
     fn not_leader(&self) -> Status {
-        let leader = self.member.leader();
-        let address = leader.and_then(|leader| self.address_of(leader));
+        // One that was removed while it led goes on believing in itself; nobody should.
+        let others = self.member.leader().filter(|id| *id != self.member.id());
+        let address = others.and_then(|leader| self.address_of(leader));
         if self.member.believes_to_lead() {
             let message = "this manager was elected but has not heard from a majority lately";
             return Status::new(StatusCode::NotLeader, message);
@@ -165,6 +176,9 @@ impl Manager {
         deadline: Instant,
     ) -> Result<HeartbeatReply, Status> {
         check_strings(heartbeat)?;
+        if heartbeat.kind == NodeKind::Mgmtd {
+            self.check_manager(heartbeat.node)?;
+        }
         let known = self.lead(|memory, cluster, _| {
             memory.leases.check_order(heartbeat)?;
             // Refused here, so that a wrong configuration does not fill the log.
@@ -182,9 +196,10 @@ impl Manager {
             self.propose(Command::RegisterNode(registration), deadline)
                 .await?;
         }
-        let (accepted, routing_version) = self.lead(|memory, cluster, now| {
+        let (accepted, routing_version, step_down) = self.lead(|memory, cluster, now| {
             let accepted = memory.leases.heartbeat(now, heartbeat, cluster);
-            (accepted, cluster.routing.version)
+            let step_down = stepping_down(heartbeat.node, cluster);
+            (accepted, cluster.routing.version, step_down)
         })?;
         let accepted = accepted?;
         if accepted.news {
@@ -193,6 +208,7 @@ impl Manager {
         Ok(HeartbeatReply {
             lease_ms: u64::try_from(accepted.lease.as_millis()).unwrap_or(u64::MAX),
             routing_version,
+            step_down,
         })
     }
 
@@ -202,6 +218,31 @@ impl Manager {
         request: &WatchRoutingRequest,
         deadline: Instant,
     ) -> Result<WatchRoutingReply, Status> {
+        let newer = self.newer_map(request, deadline).await?;
+        let routing = newer.map(|map| RoutingInfo::clone(&map));
+        Ok(WatchRoutingReply { routing })
+    }
+
+    /// The same, as what changed since the caller's.
+    pub(crate) async fn follow_routing(
+        &self,
+        request: &WatchRoutingRequest,
+        deadline: Instant,
+    ) -> Result<RoutingNews, Status> {
+        let Some(map) = self.newer_map(request, deadline).await? else {
+            return Ok(RoutingNews::Nothing);
+        };
+        Ok(match self.member.changes_since(request.known, &map) {
+            Some(delta) => RoutingNews::Delta(delta),
+            None => RoutingNews::Whole(RoutingInfo::clone(&map)),
+        })
+    }
+
+    async fn newer_map(
+        &self,
+        request: &WatchRoutingRequest,
+        deadline: Instant,
+    ) -> Result<Option<Arc<RoutingInfo>>, Status> {
         let wait = Duration::from_millis(request.wait_ms).min(WATCH_WAIT_MAX);
         // The caller must have the answer before it stops waiting.
         let until = (self.env.now() + wait).min(deadline - REPLY_TIME);
@@ -213,14 +254,13 @@ impl Manager {
             }
             let routing = states.borrow_and_update().routing.clone();
             if routing.version > request.known {
-                let routing = Some(RoutingInfo::clone(&routing));
-                return Ok(WatchRoutingReply { routing });
+                return Ok(Some(routing));
             }
             tokio::select! {
                 // An error means that the group is closing down: the next look says so.
                 changed = states.changed() => if changed.is_err() { return Err(self.not_leader()) },
                 changed = terms.changed() => if changed.is_err() { return Err(self.not_leader()) },
-                () = self.env.sleep_until(until) => return Ok(WatchRoutingReply { routing: None }),
+                () = self.env.sleep_until(until) => return Ok(None),
             }
         }
     }
@@ -280,18 +320,6 @@ impl Manager {
     pub(crate) fn space(&self) -> Result<SpaceReply, Status> {
         self.lead(|memory, cluster, now| space(&memory.leases, cluster, now))
     }
-
-    /// Who leads and who belongs to the group. Any member answers.
-    pub(crate) fn managers(&self) -> ManagersReply {
-        let addresses = self.addresses.lock();
-        ManagersReply {
-            leader: self.member.leader(),
-            members: addresses
-                .iter()
-                .map(|(id, address)| (*id, address.clone()))
-                .collect(),
-        }
-    }
 }
 
 fn check_strings(heartbeat: &Heartbeat) -> Result<(), Status> {
@@ -316,6 +344,16 @@ fn is_registered(heartbeat: &Heartbeat, routing: &RoutingInfo) -> bool {
     })
 }
 
+/// The targets of a node that are to be taken out of service.
+fn stepping_down(node: NodeId, cluster: &Cluster) -> Vec<StepDown> {
+    let on_node = |step: &&StepDown| {
+        let target = cluster.routing.targets.get(&step.target);
+        target.is_some_and(|target| target.node == node)
+    };
+    let steps = cluster.rotating.values().filter(on_node);
+    steps.copied().collect()
+}
+
 /// The working disks of the alive storage nodes, with the targets they have.
 fn usage(leases: &LeaseTable, cluster: &Cluster) -> Usage {
     let mut usage: Usage = BTreeMap::new();
@@ -338,9 +376,9 @@ fn usage(leases: &LeaseTable, cluster: &Cluster) -> Usage {
 
 fn space(leases: &LeaseTable, cluster: &Cluster, now: Instant) -> SpaceReply {
     let mut reply = SpaceReply::default();
-    let chains = cluster.routing.chains.values();
-    let replicas = chains.map(|chain| chain.targets.len()).max().unwrap_or(1);
-    reply.replicas = u32::try_from(replicas.max(1)).unwrap_or(u32::MAX);
+    // Not the targets that there are: a chain has one more while one is replaced.
+    let copies = cluster.copies.values().max();
+    reply.replicas = copies.copied().unwrap_or(1).max(1);
     let nodes = cluster.routing.nodes.values();
     let alive = nodes.filter(|n| n.kind == NodeKind::Storage && n.status == NodeStatus::Alive);
     for node in alive {

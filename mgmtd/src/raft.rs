@@ -12,7 +12,10 @@ use std::{
     sync::Arc,
 };
 
-use common::env::{Env, Instant};
+use common::{
+    env::{Env, Instant},
+    sync::Mutex,
+};
 use openraft::{
     BasicNode, Config, Raft, ServerState, SnapshotPolicy,
     error::{ClientWriteError, InitializeError, RaftError},
@@ -20,13 +23,17 @@ use openraft::{
 use tokio::sync::watch;
 use types::{
     id::NodeId,
+    routing::RoutingInfo,
+    routing_delta::RoutingDelta,
     status::{Detail, Status, StatusCode},
+    version::RoutingVersion,
 };
 
 use crate::{
     cluster::Cluster,
     command::{Command, Outcome},
     config::RaftTimes,
+    history::History,
     raft::{
         log_store::LogStore, network::Network, snapshot_store::SnapshotStore,
         state_machine::StateMachine,
@@ -35,6 +42,7 @@ use crate::{
 
 mod log_file;
 mod log_store;
+mod members;
 mod network;
 mod runtime;
 mod snapshot_store;
@@ -44,7 +52,8 @@ mod suite;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use network::{Peers, RaftMethod};
+pub(crate) use members::Members;
+pub(crate) use network::{Peer, Peers, RaftMethod};
 pub use runtime::fix_randomness;
 
 openraft::declare_raft_types!(
@@ -75,16 +84,16 @@ pub enum RaftStartError {
         /// What it said.
         reason: String,
     },
-    /// The configuration names other members than the log.
+    /// This member was removed from the group.
     #[error(
-        "`members` names {configured:?}, but this manager group was made with the members {agreed:?}; \
-         members cannot be added or removed yet, only their addresses may change"
+        "manager {id} does not belong to its group any more, which consists of {members:?}: it was removed. \
+         To let it come back, give it an empty data directory and `join = true`, and run `penstock admin manager add`"
     )]
-    Members {
-        /// By the configuration.
-        configured: BTreeSet<u64>,
-        /// By the log.
-        agreed: BTreeSet<u64>,
+    Removed {
+        /// This member.
+        id: NodeId,
+        /// Those who vote.
+        members: BTreeSet<u32>,
     },
 }
 
@@ -98,6 +107,7 @@ pub(crate) struct Member {
     id: NodeId,
     raft: Raft<TypeConfig>,
     cluster: watch::Receiver<Arc<Cluster>>,
+    history: Arc<Mutex<History>>,
 }
 
 impl Member {
@@ -115,6 +125,7 @@ impl Member {
         let snapshots = SnapshotStore::open(env, dir).await?;
         let state_machine = StateMachine::open(env, snapshots).await?;
         let cluster = state_machine.subscribe();
+        let history = state_machine.history();
         let log = LogStore::open(env, dir).await?;
         let network = Network::new(env, peers);
         let config = core_config(times)?;
@@ -132,41 +143,48 @@ impl Member {
             id,
             raft,
             cluster,
+            history,
         })
     }
 
-    /// Makes the group when this member belongs to none yet. Every member does so with the same table.
+    /// Makes the group of `founders` when this member belongs to none yet. Every founder does so with the same table; a
+    /// member that is to join a group has none, and waits to be added. Once there is a group its log says who belongs to
+    /// it.
     ///
     /// # Errors
-    /// Members when the log names others; Core when the consensus core stopped.
+    /// Removed when the group goes on without this member; Core when the consensus core stopped.
     pub(crate) async fn bootstrap(
         &self,
-        members: &BTreeMap<NodeId, String>,
+        founders: Option<&BTreeMap<NodeId, String>>,
     ) -> Result<(), RaftStartError> {
-        let nodes: BTreeMap<u64, BasicNode> = members
-            .iter()
-            .map(|(id, address)| (u64::from(id.0), BasicNode::new(address)))
-            .collect();
-        let configured: BTreeSet<u64> = nodes.keys().copied().collect();
         if !self.raft.is_initialized().await.map_err(core_error)? {
+            let Some(founders) = founders else {
+                return Ok(());
+            };
+            let nodes: BTreeMap<u64, BasicNode> = founders
+                .iter()
+                .map(|(id, address)| (u64::from(id.0), BasicNode::new(address)))
+                .collect();
             return match self.raft.initialize(nodes).await {
                 // The others may have made the group, and told this member, a moment ago.
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
                 Err(error) => Err(core_error(error)),
             };
         }
-        let metrics = self.raft.metrics().borrow().clone();
-        let agreed: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-        // A member whose log is still empty but has voted learns the membership later; the next start checks it.
-        if !agreed.is_empty() && agreed != configured {
-            return Err(RaftStartError::Members { configured, agreed });
+        let agreed = self.members();
+        // A member whose log is still empty but has voted learns of the others later.
+        if !agreed.is_empty() && agreed.address(self.id).is_none() {
+            return Err(RaftStartError::Removed {
+                id: self.id,
+                members: agreed.voters.keys().map(|id| id.0).collect(),
+            });
         }
-        self.elect_when_alone(&configured).await
+        self.elect_when_alone(&agreed).await
     }
 
     /// A single member need not wait for an election timer.
-    async fn elect_when_alone(&self, members: &BTreeSet<u64>) -> Result<(), RaftStartError> {
-        if members.len() == 1 {
+    async fn elect_when_alone(&self, members: &Members) -> Result<(), RaftStartError> {
+        if members.voters.len() == 1 && members.voters.contains_key(&self.id) {
             self.raft.trigger().elect().await.map_err(core_error)?;
         }
         Ok(())
@@ -216,6 +234,11 @@ impl Member {
         }
     }
 
+    /// Which member this is.
+    pub(crate) fn id(&self) -> NodeId {
+        self.id
+    }
+
     /// Whether this member believes that it leads.
     pub(crate) fn believes_to_lead(&self) -> bool {
         self.raft.server_metrics().borrow().state == ServerState::Leader
@@ -252,6 +275,15 @@ impl Member {
     /// The state, and each later one.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Cluster>> {
         self.cluster.clone()
+    }
+
+    /// What leads from the map of version `known` to `now`, when that is remembered.
+    pub(crate) fn changes_since(
+        &self,
+        known: RoutingVersion,
+        now: &RoutingInfo,
+    ) -> Option<RoutingDelta> {
+        self.history.lock().since(known, now)
     }
 
     /// Answers another member.

@@ -20,9 +20,9 @@ use crate::{
     config::MgmtdConfig,
     keeper,
     leadership::{self, Leadership},
-    manager::{Manager, ManagerTimes},
+    manager::{Configured, Manager, ManagerTimes},
     metrics,
-    raft::{Member, Peers, RaftStartError},
+    raft::{Member, Members, Peers, RaftStartError},
     service::{self, NetPeers},
 };
 
@@ -183,11 +183,13 @@ impl Parts {
         let server = endpoint
             .serve(&config.listen, routes, self.shutdown.signal())
             .await?;
-        if members.is_empty() {
-            members.insert(self.own, server.address());
-        }
-        self.manager.set_members(members.clone());
-        self.member.bootstrap(&members).await?;
+        members.entry(self.own).or_insert_with(|| server.address());
+        self.manager.set_configured(Configured {
+            addresses: members.clone(),
+            joins: config.join,
+        });
+        let founders = (!config.join).then_some(&members);
+        self.member.bootstrap(founders).await?;
         Ok((server, admin))
     }
 
@@ -328,6 +330,10 @@ fn obstacle(manager: &Manager, member: &Member, leads: bool) -> Option<String> {
     if let Some(failure) = member.failure() {
         return Some(format!("stopped: {failure}"));
     }
+    let members = member.members();
+    if let Some(reason) = outside(manager, &members, member.id()) {
+        return Some(reason);
+    }
     let managers = manager.managers().members.len();
     let quorum = managers / 2 + 1;
     match member.leader() {
@@ -339,4 +345,22 @@ fn obstacle(manager: &Manager, member: &Member, leads: bool) -> Option<String> {
         )),
         Some(_) => None,
     }
+}
+
+/// Why this process is no member that votes, when it is none.
+fn outside(manager: &Manager, members: &Members, own: NodeId) -> Option<String> {
+    let known = !members.is_empty();
+    if manager.is_removed() || (known && members.address(own).is_none()) {
+        return Some("removed from the manager group; stop this process".to_owned());
+    }
+    if members.voters.contains_key(&own) {
+        return None;
+    }
+    if known {
+        return Some("copying the log; it has no vote yet".to_owned());
+    }
+    let address = manager.address_of(own).unwrap_or_default();
+    manager.waits_to_join().then(|| {
+        format!("waiting to join a group: run `penstock admin manager add {own} {address}`")
+    })
 }

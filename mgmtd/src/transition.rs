@@ -89,7 +89,7 @@ pub fn evaluate(chain: &Chain, local: &dyn Fn(TargetId) -> LocalState) -> Option
 }
 
 /// The targets grouped by state; the order inside of a group stays.
-fn in_order(targets: &[ChainTarget]) -> Vec<ChainTarget> {
+pub(crate) fn in_order(targets: &[ChainTarget]) -> Vec<ChainTarget> {
     let mut targets = targets.to_vec();
     targets.sort_by_key(|target| rank(target.state));
     targets

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use common::{
     shutdown::Shutdown,
     sync::Mutex,
 };
-use mgmtd::{MgmtdConfig, RunningMgmtd};
+use mgmtd::{MgmtdConfig, RunningMgmtd, ServeError};
 use net::{Endpoint, MemNetwork, NetConfig, Transports};
 use tempfile::TempDir;
 use types::{
@@ -54,10 +57,15 @@ pub(crate) struct Asker {
     endpoint: Endpoint,
     addresses: Vec<String>,
     leader: Mutex<Option<String>>,
+    next_request: AtomicU64,
 }
 
 pub(crate) fn address(index: u32) -> String {
     format!("mem://manager-{index}")
+}
+
+pub(crate) fn manager_id(index: u32) -> NodeId {
+    NodeId(FIRST + index)
 }
 
 fn endpoint(env: &Env, network: &MemNetwork) -> Endpoint {
@@ -76,8 +84,9 @@ impl Group {
         let caller = Arc::new(Asker {
             env: env.clone(),
             endpoint: endpoint(&env, &network),
-            addresses: (0..size).map(address).collect(),
+            addresses: (0..size.max(4)).map(address).collect(),
             leader: Mutex::default(),
+            next_request: AtomicU64::new(1),
         });
         let mut group = Self {
             env,
@@ -117,16 +126,33 @@ impl Group {
     }
 
     pub(crate) async fn start_manager(&mut self, index: u32) {
+        self.try_start(index).await.unwrap();
+    }
+
+    /// Starts a manager that was one of those that made the group.
+    pub(crate) async fn try_start(&mut self, index: u32) -> Result<(), ServeError> {
+        self.start_as(index, self.config(index)).await
+    }
+
+    /// Starts a manager that is to be added, or was.
+    pub(crate) async fn start_joining(&mut self, index: u32) {
+        let config = MgmtdConfig {
+            members: BTreeMap::new(),
+            join: true,
+            ..self.config(index)
+        };
+        self.start_as(index, config).await.unwrap();
+        // Long enough to look at itself once.
+        self.env.sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn start_as(&mut self, index: u32, config: MgmtdConfig) -> Result<(), ServeError> {
         let shutdown = Shutdown::new();
         let endpoint = endpoint(&self.env, &self.network);
-        let started = mgmtd::serve_on(
-            self.config(index),
-            self.env.clone(),
-            endpoint,
-            shutdown.clone(),
-        )
-        .await;
-        self.running.insert(index, (started.unwrap(), shutdown));
+        let env = self.env.clone();
+        let started = mgmtd::serve_on(config, env, endpoint, shutdown.clone()).await?;
+        self.running.insert(index, (started, shutdown));
+        Ok(())
     }
 
     pub(crate) async fn stop_manager(&mut self, index: u32) {
@@ -143,9 +169,8 @@ impl Group {
     pub(crate) async fn leader(&self) -> u32 {
         self.caller.routing().await;
         let leader = self.caller.leader.lock().clone().unwrap();
-        (0..self.size)
-            .find(|index| address(*index) == leader)
-            .unwrap()
+        let mut running = self.running.keys().copied();
+        running.find(|index| address(*index) == leader).unwrap()
     }
 
     pub(crate) async fn create_chains(
@@ -163,10 +188,12 @@ impl Group {
 }
 
 impl Asker {
+    /// One request; its retries carry the same.
     fn caller(&self) -> Caller {
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         Caller {
             client: ClientId(1),
-            request: RequestId(1),
+            request: RequestId(request),
             identity: Identity::root(),
         }
     }
@@ -177,21 +204,31 @@ impl Asker {
         address: &str,
         request: &M::Request,
     ) -> Result<M::Response, Status> {
+        self.ask_as::<M>(address, &self.caller(), request).await
+    }
+
+    async fn ask_as<M: Rpc>(
+        &self,
+        address: &str,
+        caller: &Caller,
+        request: &M::Request,
+    ) -> Result<M::Response, Status> {
         let deadline = self.env.now() + Duration::from_secs(5);
         self.endpoint
-            .ask::<M>(address, &self.caller(), request, deadline)
+            .ask::<M>(address, caller, request, deadline)
             .await
     }
 
     /// Asks the leader, waiting for one up to 10 s.
     pub(crate) async fn ask<M: Rpc>(&self, request: &M::Request) -> Result<M::Response, Status> {
         let give_up = self.env.now() + Duration::from_secs(10);
+        let caller = self.caller();
         let mut turn = 0;
         loop {
             let known = self.leader.lock().clone();
             let address =
                 known.unwrap_or_else(|| self.addresses[turn % self.addresses.len()].clone());
-            let reply = self.ask_at::<M>(&address, request).await;
+            let reply = self.ask_as::<M>(&address, &caller, request).await;
             let retry = match &reply {
                 Err(status) => matches!(
                     status.code,
@@ -204,7 +241,7 @@ impl Asker {
                 Ok(_) => false,
             };
             if !retry || self.env.now() > give_up {
-                *self.leader.lock() = Some(address);
+                *self.leader.lock() = (!retry).then_some(address);
                 return reply;
             }
             turn += 1;
@@ -278,6 +315,7 @@ impl FakeNode {
             number: 0,
             routing: RoutingInfo::default(),
             reopened: BTreeSet::new(),
+            down: BTreeSet::new(),
             last_reply: Arc::clone(&last_reply),
         };
         let task = group.env.spawn("fake-node", async move {
@@ -290,7 +328,12 @@ impl FakeNode {
     }
 
     /// Dies without a word.
-    pub(crate) fn kill(self) {
+    pub(crate) fn kill(mut self) {
+        self.stop();
+    }
+
+    /// The same, for one that is still needed by name.
+    pub(crate) fn stop(&mut self) {
         self.task.abort();
     }
 }
@@ -304,6 +347,8 @@ struct Heart {
     routing: RoutingInfo,
     /// Targets that were out of service in this boot and were reopened.
     reopened: BTreeSet<TargetId>,
+    /// Targets that stepped down, until the map says that they are out of service.
+    down: BTreeSet<TargetId>,
     last_reply: Arc<Mutex<Option<(Instant, HeartbeatReply)>>>,
 }
 
@@ -331,6 +376,13 @@ impl Heart {
             return;
         };
         *self.last_reply.lock() = Some((sent, reply.clone()));
+        for step in &reply.step_down {
+            let chain = self.routing.targets.get(&step.target);
+            let chain = chain.and_then(|target| self.routing.chains.get(&target.chain));
+            if chain.is_some_and(|chain| chain.version == step.chain_version) {
+                self.down.insert(step.target);
+            }
+        }
         if reply.routing_version > self.routing.version {
             let routing = self.asker.routing().await;
             self.follow(routing);
@@ -359,6 +411,9 @@ impl Heart {
 
     fn local(&self, target: TargetId, public: PublicState, created: bool) -> LocalState {
         let seen = self.reopened.contains(&target);
+        if self.down.contains(&target) {
+            return LocalState::Offline;
+        }
         match public {
             PublicState::Serving if seen || !created => LocalState::UpToDate,
             // The refill is over at once.
@@ -383,6 +438,9 @@ impl Heart {
             );
             if out || !target.created {
                 self.reopened.insert(target.id);
+            }
+            if out {
+                self.down.remove(&target.id);
             }
         }
         self.routing = routing;

@@ -188,29 +188,6 @@ async fn followers_name_the_leader_and_managers_stand_in_the_map() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn other_members_than_the_log_knows_are_refused() {
-    let mut group = Group::start(3).await;
-    group.caller.routing().await;
-    for index in 0..3 {
-        group.stop_manager(index).await;
-    }
-    let mut config = group.config(0);
-    config.members.insert("299".to_owned(), address(9));
-    let endpoint = net::Endpoint::new(
-        &group.env,
-        net::Transports::with_mem(group.network.clone()),
-        common::buf::BufPool::new(0),
-        net::NetConfig::default(),
-    );
-    let refused = mgmtd::serve_on(config, group.env.clone(), endpoint, Shutdown::new()).await;
-    let error = refused.unwrap_err().to_string();
-    assert!(
-        error.contains("299") && error.contains("only their addresses may change"),
-        "{error}"
-    );
-}
-
 #[tokio::test]
 async fn a_manager_on_tcp_starts_in_real_time_and_refuses_a_second_one_on_its_data() {
     let dir = tempfile::tempdir().unwrap();

@@ -7,4 +7,6 @@
 mod cluster;
 mod failover;
 mod group;
+mod members;
+mod operator;
 mod requests;

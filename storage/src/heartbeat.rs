@@ -55,6 +55,9 @@ impl Heartbeats {
                     node.lease
                         .renew(sent, Duration::from_millis(reply.lease_ms));
                     node.readiness.ready("mgmtd");
+                    for step in reply.step_down {
+                        node.step_down(step);
+                    }
                     reply.routing_version
                 }
                 Err(status) => {

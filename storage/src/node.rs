@@ -22,9 +22,9 @@ use tokio::sync::{Notify, mpsc};
 use types::{
     id::{ChainId, ClientId, NodeId, RequestId, TargetId},
     routing::RoutingInfo,
-    rpc::Caller,
+    rpc::{Caller, mgmtd::StepDown},
     status::{Detail, Status, StatusCode},
-    target::LocalState,
+    target::{LocalState, PublicState},
     user::Identity,
     version::ChainVersion,
 };
@@ -208,6 +208,7 @@ impl Node {
         let mut maps = self.routing.subscribe();
         loop {
             let map = maps.borrow_and_update().clone();
+            self.retire(&map);
             self.adopt(&map, &end);
             self.show_readiness(&map);
             tokio::select! {
@@ -215,6 +216,32 @@ impl Node {
                 () = self.env.sleep(Duration::from_millis(500)) => {}
                 () = end.wait() => return,
             }
+        }
+    }
+
+    /// Ends the targets that an operator has removed: ids are never used again, so what a map lacks is gone for good. What is
+    /// in it stays on the disk; nobody reads it any more.
+    fn retire(&self, map: &RoutingInfo) {
+        if map.version.0 == 0 {
+            return;
+        }
+        let mut targets = self.targets.write();
+        let gone: Vec<Arc<Target>> = targets
+            .all
+            .values()
+            .filter(|target| !map.targets.contains_key(&target.id))
+            .cloned()
+            .collect();
+        for target in gone {
+            targets.all.remove(&target.id);
+            targets.of_chain.remove(&target.chain);
+            target.retire();
+            tracing::info!(
+                target = target.id.0,
+                chain = target.chain.0,
+                disk = target.disk.index.0,
+                "target removed from its chain; its data stays on the disk"
+            );
         }
     }
 
@@ -251,9 +278,46 @@ impl Node {
                 targets.of_chain.insert(target.chain, target.clone());
             }
             let drive = driver::follow_maps(self.clone(), target.clone(), end.clone());
-            drop(self.env.spawn("target", drive));
-            let fill = resync::fill_successors(self.clone(), target, end.clone());
-            drop(self.env.spawn("resync", fill));
+            self.spawn_for(&target, "target", drive);
+            let fill = resync::fill_successors(self.clone(), target.clone(), end.clone());
+            self.spawn_for(&target, "resync", fill);
+        }
+    }
+
+    /// Starts a task that ends with its target at the latest.
+    fn spawn_for(
+        &self,
+        target: &Target,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let mut retired = target.retired();
+        let until_retired = async move {
+            tokio::select! {
+                () = task => {}
+                () = retired.wait() => {}
+            }
+        };
+        drop(self.env.spawn(name, until_retired));
+    }
+
+    /// Takes a target out because an operator rotates its chain; a resync brings it back, as the last one. Only at this
+    /// version of the chain, and only while another target serves: what was asked for may be over.
+    pub(crate) fn step_down(&self, step: StepDown) {
+        let Some(target) = self.target(step.target) else {
+            return;
+        };
+        let view = target.view();
+        let current = view.chain.version == step.chain_version
+            && view.public(target.id) == PublicState::Serving
+            && view.chain.serving().count() > 1;
+        if current && target.take_out() {
+            tracing::info!(
+                target = target.id.0,
+                chain = target.chain.0,
+                "target steps down: an operator rotates its chain"
+            );
+            self.report_soon();
         }
     }
 

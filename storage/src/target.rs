@@ -15,6 +15,7 @@ use std::{
 
 use common::{
     env::{Env, Instant},
+    shutdown::{Shutdown, ShutdownSignal},
     sync::Mutex,
 };
 use engine::ChunkKey;
@@ -80,6 +81,8 @@ pub(crate) struct Target {
     damaged: Mutex<BTreeSet<ChunkId>>,
     /// See `FULL_PAUSE`.
     reopen_after: Mutex<Option<Instant>>,
+    /// Triggered when the target is removed from its chain.
+    retired: Shutdown,
 }
 
 /// The right to change one chunk.
@@ -115,7 +118,19 @@ impl Target {
             on_its_way: Mutex::default(),
             damaged: Mutex::default(),
             reopen_after: Mutex::default(),
+            retired: Shutdown::new(),
         }
+    }
+
+    /// The target does not belong to its chain any more: nothing is answered here from now on, and its tasks end.
+    pub(crate) fn retire(&self) {
+        self.take_out();
+        self.retired.trigger();
+    }
+
+    /// Fires when the target is retired.
+    pub(crate) fn retired(&self) -> ShutdownSignal {
+        self.retired.signal()
     }
 
     pub(crate) fn key(&self, chunk: ChunkId) -> ChunkKey {

@@ -15,6 +15,7 @@ pub mod inode;
 pub mod layout;
 pub mod node;
 pub mod routing;
+pub mod routing_delta;
 pub mod rpc;
 pub mod session;
 pub mod status;

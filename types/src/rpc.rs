@@ -7,6 +7,7 @@
 
 pub mod meta;
 pub mod mgmtd;
+pub mod operator;
 pub mod storage;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

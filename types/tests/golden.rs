@@ -16,7 +16,8 @@ use types::{
     layout::Layout,
     node::{Node, NodeKind, NodeStatus},
     routing::RoutingInfo,
-    rpc::{BulkIndex, Caller, mgmtd, storage},
+    routing_delta::{Changes, RoutingDelta},
+    rpc::{BulkIndex, Caller, mgmtd, operator, storage},
     session::FileSession,
     status::{Detail, Status, StatusCode},
     target::{LocalState, PublicState, Target},
@@ -328,4 +329,127 @@ fn manager_messages_and_status() {
             .with_detail(Detail::Routing(RoutingVersion(9))),
         "c801036f6c640109",
     );
+}
+
+#[test]
+fn operators_actions() {
+    on_the_wire(
+        &operator::AppendTableRequest {
+            table: ChainTableId(1),
+            chains: vec![ChainId(2), ChainId(300)],
+        },
+        "010202ac02",
+    );
+    on_the_wire(
+        &operator::AddTargetRequest {
+            chain: ChainId(1),
+            node: NodeId(300),
+            disk: DiskIndex(2),
+        },
+        "01ac0202",
+    );
+    on_the_wire(
+        &operator::AddTargetReply {
+            target: TargetId(300),
+            version: ChainVersion(4),
+        },
+        "ac0204",
+    );
+    on_the_wire(
+        &operator::RemoveTargetRequest {
+            target: TargetId(11),
+            copies: operator::CopiesPolicy::AllowFewer,
+        },
+        "0b01",
+    );
+    on_the_wire(
+        &operator::SetPreferredRequest {
+            chain: ChainId(1),
+            order: vec![TargetId(12), TargetId(11)],
+        },
+        "01020c0b",
+    );
+    on_the_wire(&operator::RotateChainRequest { chain: ChainId(1) }, "01");
+    on_the_wire(
+        &operator::RotateChainReply {
+            target: Some(TargetId(11)),
+            version: ChainVersion(5),
+        },
+        "010b05",
+    );
+    on_the_wire(
+        &operator::ForceLastServingRequest {
+            chain: ChainId(1),
+            target: TargetId(12),
+            loss: operator::LossPolicy::Accept,
+        },
+        "010c01",
+    );
+    on_the_wire(
+        &operator::Loss {
+            chain: ChainId(1),
+            version: ChainVersion(9),
+            target: TargetId(12),
+            left: Some(ChainVersion(5)),
+            given_up: vec![(TargetId(11), NodeId(3), DiskIndex(0))],
+            tables: vec![(ChainTableId(1), ChainTableVersion(2))],
+        },
+        "01090c0105010b0300010102",
+    );
+}
+
+#[test]
+fn the_manager_group_and_what_a_node_is_told() {
+    on_the_wire(
+        &mgmtd::HeartbeatReply {
+            lease_ms: 2000,
+            routing_version: RoutingVersion(5),
+            step_down: vec![mgmtd::StepDown {
+                target: TargetId(11),
+                chain_version: ChainVersion(3),
+            }],
+        },
+        "d00f05010b03",
+    );
+    on_the_wire(
+        &mgmtd::ManagersReply {
+            leader: Some(NodeId(201)),
+            members: vec![(NodeId(201), "a:1".to_owned())],
+            learners: vec![(NodeId(202), "b:1".to_owned())],
+        },
+        "01c90101c90103613a3101ca0103623a31",
+    );
+    on_the_wire(
+        &mgmtd::AddManagerRequest {
+            id: NodeId(202),
+            address: "b:1".to_owned(),
+        },
+        "ca0103623a31",
+    );
+    on_the_wire(&mgmtd::RemoveManagerRequest { id: NodeId(202) }, "ca01");
+}
+
+#[test]
+fn what_changed_in_a_map() {
+    let target = Target {
+        id: TargetId(11),
+        node: NodeId(1),
+        disk: DiskIndex(0),
+        chain: ChainId(1),
+        created: true,
+    };
+    let delta = RoutingDelta {
+        from: RoutingVersion(8),
+        to: RoutingVersion(9),
+        targets: Changes {
+            put: vec![(target.id, target)],
+            gone: vec![TargetId(10)],
+        },
+        ..RoutingDelta::default()
+    };
+    on_the_wire(
+        &mgmtd::RoutingNews::Delta(delta),
+        "0208090000010b0b01000101010a00000000",
+    );
+    on_the_wire(&mgmtd::RoutingNews::Nothing, "00");
 }

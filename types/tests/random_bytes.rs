@@ -7,7 +7,7 @@ use types::{
     id::InodeId,
     inode::{FileKind, Inode},
     routing::RoutingInfo,
-    rpc::{meta, mgmtd, storage},
+    rpc::{meta, mgmtd, operator, storage},
 };
 
 proptest! {
@@ -18,6 +18,11 @@ proptest! {
         let _update = decode_body::<storage::UpdateRequest>(&bytes);
         let _forward = decode_body::<storage::ForwardRequest>(&bytes);
         let _read = decode_body::<storage::ReadRequest>(&bytes);
+        let _news = decode_body::<mgmtd::RoutingNews>(&bytes);
+        let _append = decode_body::<operator::AppendTableRequest>(&bytes);
+        let _order = decode_body::<operator::SetPreferredRequest>(&bytes);
+        let _loss = decode_body::<operator::Loss>(&bytes);
+        let _managers = decode_body::<mgmtd::ManagersReply>(&bytes);
         let _heartbeat = decode_body::<mgmtd::Heartbeat>(&bytes);
         let _create = decode_body::<meta::CreateRequest>(&bytes);
         let _page = decode_body::<meta::ReadDirReply>(&bytes);

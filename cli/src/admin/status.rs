@@ -280,6 +280,7 @@ mod tests {
         ManagersReply {
             leader: Some(NodeId(201)),
             members: vec![(NodeId(201), String::new())],
+            learners: Vec::new(),
         }
     }
 

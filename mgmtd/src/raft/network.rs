@@ -36,13 +36,20 @@ pub(crate) enum RaftMethod {
     InstallSnapshot,
 }
 
+/// Another member, and where it is by the group's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) id: NodeId,
+    pub(crate) address: String,
+}
+
 /// The other members, as far as they can be reached.
 #[async_trait]
 pub(crate) trait Peers: Send + Sync + 'static {
     /// Asks a member.
     async fn call(
         &self,
-        member: NodeId,
+        peer: &Peer,
         method: RaftMethod,
         body: Bytes,
         deadline: Instant,
@@ -51,7 +58,7 @@ pub(crate) trait Peers: Send + Sync + 'static {
     /// Tells the leader that this member lives.
     async fn heartbeat(
         &self,
-        member: NodeId,
+        peer: &Peer,
         heartbeat: &Heartbeat,
         deadline: Instant,
     ) -> Result<HeartbeatReply, Status>;
@@ -76,11 +83,15 @@ impl Network {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, target: u64, _node: &BasicNode) -> Client {
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Client {
+        let peer = |id| Peer {
+            id: NodeId(id),
+            address: node.addr.clone(),
+        };
         Client {
             env: self.env.clone(),
             peers: self.peers.clone(),
-            member: u32::try_from(target).map(NodeId).ok(),
+            peer: u32::try_from(target).ok().map(peer),
         }
     }
 }
@@ -89,7 +100,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(super) struct Client {
     env: Env,
     peers: Arc<dyn Peers>,
-    member: Option<NodeId>,
+    peer: Option<Peer>,
 }
 
 impl Client {
@@ -100,13 +111,13 @@ impl Client {
         option: &RPCOption,
     ) -> Result<A, Unreachable> {
         let unreachable = |status: Status| Unreachable::new(&AnyError::error(status));
-        let Some(member) = self.member else {
+        let Some(peer) = &self.peer else {
             let status = Status::new(StatusCode::Internal, "a member id beyond 32 bits");
             return Err(unreachable(status));
         };
         let body = Bytes::from(codec::encode_body(request));
         let deadline = self.env.now() + option.hard_ttl();
-        let reply = self.peers.call(member, method, body, deadline).await;
+        let reply = self.peers.call(peer, method, body, deadline).await;
         let reply = reply.map_err(unreachable)?;
         codec::decode_body(&reply)
             .map_err(|error| unreachable(Status::new(StatusCode::Malformed, error.to_string())))
@@ -132,7 +143,7 @@ impl RaftNetwork<TypeConfig> for Client {
     > {
         let reply: Result<InstallSnapshotResponse<u64>, InstallSnapshotError> =
             self.ask(RaftMethod::InstallSnapshot, &rpc, &option).await?;
-        let target = self.member.map_or(0, |member| u64::from(member.0));
+        let target = self.peer.as_ref().map_or(0, |peer| u64::from(peer.id.0));
         reply.map_err(|error| RemoteError::new(target, RaftError::APIError(error)).into())
     }
 

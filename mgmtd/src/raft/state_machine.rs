@@ -10,17 +10,13 @@ use openraft::{
     StorageError, StorageIOError, StoredMembership, storage::RaftStateMachine,
 };
 use tokio::sync::watch;
-use types::codec::{self, Versioned};
+use types::codec;
 
 use super::{
     TypeConfig,
     snapshot_store::{Meta, Saved, SnapshotStore},
 };
-use crate::{apply, cluster::Cluster, command::Outcome};
-
-impl Versioned for Cluster {
-    const VERSION: u16 = 1;
-}
+use crate::{apply, cluster::Cluster, command::Outcome, history::History};
 
 #[derive(Clone, Debug, Default)]
 struct Applied {
@@ -36,6 +32,7 @@ pub(crate) struct StateMachine {
     applied: Arc<Mutex<Applied>>,
     snapshots: SnapshotStore,
     published: watch::Sender<Arc<Cluster>>,
+    history: Arc<Mutex<History>>,
 }
 
 impl StateMachine {
@@ -51,6 +48,7 @@ impl StateMachine {
             applied: Arc::new(Mutex::new(applied)),
             snapshots,
             published,
+            history: Arc::default(),
         })
     }
 
@@ -59,9 +57,16 @@ impl StateMachine {
         self.published.subscribe()
     }
 
+    /// What changed in the maps that were published here.
+    pub(crate) fn history(&self) -> Arc<Mutex<History>> {
+        self.history.clone()
+    }
+
     fn publish(&self, cluster: &Cluster) {
-        let new = cluster.routing.version > self.published.borrow().routing.version;
-        if new {
+        let old = self.published.borrow().routing.clone();
+        if cluster.routing.version > old.version {
+            // Noted first: whoever sees the map finds how it came to be.
+            self.history.lock().note(&old, &cluster.routing);
             self.published.send_replace(Arc::new(cluster.clone()));
         }
     }
@@ -70,7 +75,7 @@ impl StateMachine {
 fn restore(meta: &Meta, state: &[u8]) -> io::Result<Applied> {
     let damage =
         |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("snapshot: {what}"));
-    let cluster: Cluster = codec::decode(state).map_err(|error| damage(error.to_string()))?;
+    let cluster: Cluster = Cluster::decode(state).map_err(|error| damage(error.to_string()))?;
     cluster.check().map_err(|wrong| damage(wrong.join("; ")))?;
     Ok(Applied {
         last: meta.last_log_id,

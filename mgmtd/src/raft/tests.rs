@@ -56,22 +56,22 @@ impl Wired {
 impl Peers for Wired {
     async fn call(
         &self,
-        member: NodeId,
+        peer: &Peer,
         method: RaftMethod,
         body: Bytes,
         deadline: Instant,
     ) -> Result<Bytes, Status> {
-        self.pass(self.from, member, deadline).await?;
-        let peer = self.wires.members.lock().get(&member).cloned();
+        self.pass(self.from, peer.id, deadline).await?;
+        let member = self.wires.members.lock().get(&peer.id).cloned();
         let down = || Status::new(StatusCode::Unreachable, "down");
-        let reply = peer.ok_or_else(down)?.handle(method, &body).await?;
-        self.pass(member, self.from, deadline).await?;
+        let reply = member.ok_or_else(down)?.handle(method, &body).await?;
+        self.pass(peer.id, self.from, deadline).await?;
         Ok(Bytes::from(reply))
     }
 
     async fn heartbeat(
         &self,
-        _member: NodeId,
+        _peer: &Peer,
         _heartbeat: &Heartbeat,
         _deadline: Instant,
     ) -> Result<HeartbeatReply, Status> {
@@ -164,7 +164,7 @@ async fn at_most_one_leads_and_nothing_acknowledged_is_lost_whatever_is_cut() {
     let table: BTreeMap<NodeId, String> =
         (1..=3).map(|id| (NodeId(id), format!("m{id}"))).collect();
     for seat in &seats {
-        seat.member.bootstrap(&table).await.unwrap();
+        seat.member.bootstrap(Some(&table)).await.unwrap();
     }
     let (mut next, mut acknowledged) = (100, Vec::new());
     for _ in 0..ROUNDS {

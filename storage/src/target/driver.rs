@@ -64,6 +64,10 @@ async fn apply(node: &Node, target: &Target, map: &RoutingInfo) -> Result<(), St
     let Some(chain) = map.chains.get(&target.chain) else {
         return Ok(());
     };
+    if !map.targets.contains_key(&target.id) {
+        // Removed; the node ends this target in a moment.
+        return Ok(());
+    }
     let chain = Arc::new(chain.clone());
     let public = chain.state_of(target.id).unwrap_or(PublicState::Offline);
     loop {

@@ -244,6 +244,23 @@ impl Cluster {
         }
     }
 
+    /// An operator adds target `id` on a node; the next version of the chain shows it.
+    pub(crate) fn add_target(&self, id: u64, node: u64) {
+        let target = TargetEntry {
+            id: TargetId(id),
+            node: NodeId(node as u32),
+            disk: DiskIndex(0),
+            chain: CHAIN,
+            created: false,
+        };
+        self.map.lock().targets.insert(target.id, target);
+    }
+
+    /// An operator removes target `id`; the next version of the chain shows it.
+    pub(crate) fn remove_target(&self, id: u64) {
+        self.map.lock().targets.remove(&TargetId(id));
+    }
+
     fn change_chain(&self, targets: &[(u64, PublicState)]) {
         let mut map = self.map.lock();
         map.version = RoutingVersion(map.version.0 + 1);
@@ -289,11 +306,21 @@ impl Cluster {
 
     /// The chunks of a target without what may differ between replicas.
     pub(crate) fn contents(&self, id: u64) -> Vec<(ChunkId, bool, u32, u32, Checksum, bool)> {
+        self.contents_of(id, id)
+    }
+
+    /// The same of any target on a node.
+    pub(crate) fn contents_of(
+        &self,
+        node: u64,
+        target: u64,
+    ) -> Vec<(ChunkId, bool, u32, u32, Checksum, bool)> {
         let first = ChunkId {
             inode: InodeId(0),
             index: 0,
         };
-        let listed = self.engine(id).list(TargetId(id), first, 100_000).unwrap();
+        let engine = self.engine(node);
+        let listed = engine.list(TargetId(target), first, 100_000).unwrap();
         listed
             .iter()
             .map(|m| {

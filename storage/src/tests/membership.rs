@@ -2,8 +2,13 @@
 
 use engine::{Change, UpdateRequest};
 use types::{
-    checksum::Checksum, chunk::Update, rpc::storage::ReadMode, status::StatusCode,
-    target::LocalState, version::ChunkVersion,
+    checksum::Checksum,
+    chunk::Update,
+    id::TargetId,
+    rpc::{mgmtd::StepDown, storage::ReadMode},
+    status::StatusCode,
+    target::LocalState,
+    version::{ChainVersion, ChunkVersion},
 };
 
 use super::cluster::{
@@ -92,4 +97,68 @@ async fn a_lost_target_is_not_made_anew_while_the_cluster_counts_on_it() {
     cluster.set_chain(&[(1, Serving), (2, Offline)]);
     cluster.wait_local(2, LocalState::Online).await;
     assert_eq!(cluster.engine(2).targets().len(), 1);
+}
+
+#[tokio::test]
+async fn a_removed_target_answers_nobody_and_one_added_in_its_place_is_filled() {
+    let cluster = Cluster::start(3).await;
+    cluster.write(1, chunk(0), 0, b"before").await.unwrap();
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Offline)]);
+    cluster.wait_local(3, LocalState::Online).await;
+    let removed = cluster.target(3);
+    cluster.remove_target(3);
+    cluster.set_chain(&[(1, Serving), (2, Serving)]);
+    let node = cluster.node(3);
+    let gone = || node.node.target_of(super::cluster::CHAIN).is_err();
+    cluster.wait("target 3 to be removed", gone).await;
+    assert!(node.node.targets().is_empty());
+    let read = cluster.read(3, chunk(0), ReadMode::Linearizable).await;
+    assert_eq!(read.unwrap_err().code, StatusCode::UnknownTarget);
+    assert_eq!(removed.view().local, LocalState::Offline);
+    // Its tasks let go of it.
+    cluster
+        .wait("its tasks to end", || {
+            std::sync::Arc::strong_count(&removed) == 1
+        })
+        .await;
+    cluster.write(1, chunk(1), 0, b"without").await.unwrap();
+    // What it held stays on the disk, apart from the target that comes next.
+    assert_eq!(cluster.contents_of(3, 3).len(), 1);
+    cluster.add_target(13, 3);
+    cluster.set_chain(&[(1, Serving), (2, Serving), (13, Offline)]);
+    cluster.wait_local(3, LocalState::Online).await;
+    assert!(cluster.contents_of(3, 13).is_empty());
+    cluster.set_chain(&[(1, Serving), (2, Serving), (13, Syncing)]);
+    cluster.wait_local(3, LocalState::UpToDate).await;
+    cluster.set_chain(&[(1, Serving), (2, Serving), (13, Serving)]);
+    cluster.wait_chain(3).await;
+    cluster.write(1, chunk(2), 0, b"after").await.unwrap();
+    assert_eq!(cluster.contents_of(3, 13).len(), 3);
+    assert_eq!(cluster.contents_of(3, 13), cluster.contents(1));
+}
+
+#[tokio::test]
+async fn a_target_steps_down_only_at_the_version_it_was_asked_for_and_not_alone() {
+    let cluster = Cluster::start(2).await;
+    let step = |version| StepDown {
+        target: TargetId(1),
+        chain_version: ChainVersion(version),
+    };
+    let version = cluster.version().0;
+    let node = cluster.node(1);
+    node.node.step_down(step(version + 1));
+    assert_eq!(cluster.view(1).local, LocalState::UpToDate);
+    node.node.step_down(step(version));
+    assert_eq!(cluster.view(1).local, LocalState::Offline);
+    // Nobody reads from it any more, before the others go on without it.
+    let read = cluster.read(1, chunk(0), ReadMode::Linearizable).await;
+    assert_eq!(read.unwrap_err().code, StatusCode::UnknownTarget);
+    cluster.set_chain(&[(2, Serving), (1, Offline)]);
+    cluster.wait_local(1, LocalState::Online).await;
+    cluster.wait_chain(2).await;
+    cluster.node(2).node.step_down(StepDown {
+        target: TargetId(2),
+        chain_version: cluster.version(),
+    });
+    assert_eq!(cluster.view(2).local, LocalState::UpToDate);
 }

@@ -10,7 +10,8 @@ use std::{
 use futures::future::{join, join_all};
 use types::{
     chunk::ChunkId,
-    rpc::storage::ReadMode,
+    id::TargetId,
+    rpc::{mgmtd::StepDown, storage::ReadMode},
     status::{Status, StatusCode},
     target::{LocalState, PublicState},
 };
@@ -222,13 +223,29 @@ impl Storm {
         self.publish(serving, others);
     }
 
+    /// An operator rotates: one replica steps down, the others go on, and it comes back as the last one.
+    async fn rotate(&self) {
+        let cluster = &self.cluster;
+        let mut serving = cluster.serving();
+        let target = serving.remove(cluster.env.random_below(serving.len() as u64) as usize);
+        cluster.wait_chain(target).await;
+        cluster.node(target).node.step_down(StepDown {
+            target: TargetId(target),
+            chain_version: cluster.version(),
+        });
+        assert_eq!(cluster.view(target).local, LocalState::Offline);
+        // The manager hears of it a moment later.
+        self.pause(40).await;
+        self.refill(&mut serving, target, &[]).await;
+    }
+
     async fn rounds(&self, rounds: u32) {
         for round in 0..rounds {
             self.pause(100).await;
-            if round % 4 == 3 {
-                self.lose_all().await;
-            } else {
-                self.lose_one().await;
+            match round % 5 {
+                1 => self.rotate().await,
+                4 => self.lose_all().await,
+                _ => self.lose_one().await,
             }
         }
         self.pause(100).await;
@@ -277,6 +294,6 @@ async fn nothing_acknowledged_is_lost_and_no_read_goes_back() {
         join_all((0..WRITERS).map(|index| storm.write(index))),
         join_all((0..4).map(|seed| storm.read(seed))),
     );
-    join(storm.rounds(12), work).await;
+    join(storm.rounds(15), work).await;
     storm.check_end().await;
 }

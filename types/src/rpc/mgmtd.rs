@@ -6,7 +6,14 @@ use crate::{
     id::{BootId, ChainId, ChainTableId, ClientId, DiskIndex, NodeId, TargetId},
     node::NodeKind,
     routing::RoutingInfo,
-    rpc::methods,
+    routing_delta::RoutingDelta,
+    rpc::{
+        methods,
+        operator::{
+            AddTargetReply, AddTargetRequest, AppendTableRequest, ForceLastServingRequest, Loss,
+            RemoveTargetRequest, RotateChainReply, RotateChainRequest, SetPreferredRequest,
+        },
+    },
     session::ClientSession,
     target::LocalState,
     version::{ChainTableVersion, ChainVersion, HeartbeatNumber, RoutingVersion},
@@ -29,6 +36,26 @@ methods! { Mgmtd:
     GetManagers = 7, "mgmtd.get_managers", () => ManagersReply;
     /// Ends a client's session at once.
     EndClientSession = 8, "mgmtd.end_client_session", ClientId => ();
+    /// Appends a version to a chain table.
+    AppendTable = 9, "mgmtd.append_table", AppendTableRequest => ChainTableVersion;
+    /// Adds a target to a chain, at its end.
+    AddTarget = 10, "mgmtd.add_target", AddTargetRequest => AddTargetReply;
+    /// Removes an Offline target from its chain.
+    RemoveTarget = 11, "mgmtd.remove_target", RemoveTargetRequest => ();
+    /// Sets the order that a chain's targets should have.
+    SetPreferred = 12, "mgmtd.set_preferred", SetPreferredRequest => ();
+    /// Takes one step towards that order.
+    RotateChain = 13, "mgmtd.rotate_chain", RotateChainRequest => RotateChainReply;
+    /// Makes a chain go on with a target that may lack acknowledged writes.
+    ForceLastServing = 14, "mgmtd.force_last_serving", ForceLastServingRequest => Loss;
+    /// What forced changes gave up so far, oldest first.
+    ListLosses = 15, "mgmtd.list_losses", () => Vec<Loss>;
+    /// Adds a member to the manager group.
+    AddManager = 16, "mgmtd.add_manager", AddManagerRequest => ();
+    /// Removes one.
+    RemoveManager = 17, "mgmtd.remove_manager", RemoveManagerRequest => ();
+    /// As `WatchRouting`, for a caller that keeps its map: only what changed since, when the manager remembers.
+    FollowRouting = 18, "mgmtd.follow_routing", WatchRoutingRequest => RoutingNews;
 }
 
 /// Sent every 500 ms (protocol M3).
@@ -87,6 +114,18 @@ pub struct HeartbeatReply {
     pub lease_ms: u64,
     /// The manager's newest map; a node with an older one fetches it.
     pub routing_version: RoutingVersion,
+    /// Targets of the node that an operator wants out of service for a moment.
+    pub step_down: Vec<StepDown>,
+}
+
+/// The node takes a target out of service by itself, so that nobody reads from it any more before the others go on without
+/// it, and reports it Offline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDown {
+    /// Which target.
+    pub target: TargetId,
+    /// Only while its chain is at this version.
+    pub chain_version: ChainVersion,
 }
 
 /// Asks for the map.
@@ -103,6 +142,17 @@ pub struct WatchRoutingRequest {
 pub struct WatchRoutingReply {
     /// `None` when nothing newer came up in time.
     pub routing: Option<RoutingInfo>,
+}
+
+/// What is new for a caller that keeps its map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RoutingNews {
+    /// Nothing came up in time.
+    Nothing,
+    /// The whole map.
+    Whole(RoutingInfo),
+    /// What changed since the caller's map.
+    Delta(RoutingDelta),
 }
 
 /// Asks for chains.
@@ -160,6 +210,24 @@ pub struct DiskSpace {
 pub struct ManagersReply {
     /// The leader, when one is known.
     pub leader: Option<NodeId>,
-    /// Every member with its address.
+    /// Every member that votes, with its address.
     pub members: Vec<(NodeId, String)>,
+    /// Those who only copy the log: they are being added.
+    pub learners: Vec<(NodeId, String)>,
+}
+
+/// Asks that a manager, which runs and waits to join, becomes a member of the group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddManagerRequest {
+    /// Its node id.
+    pub id: NodeId,
+    /// Where it listens.
+    pub address: String,
+}
+
+/// Asks that a manager leaves the group for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveManagerRequest {
+    /// Its node id.
+    pub id: NodeId,
 }
