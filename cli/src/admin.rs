@@ -8,9 +8,10 @@ pub(crate) mod status;
 mod target;
 
 use common::env::Env;
+use types::id::ChainId;
 
 use crate::{
-    args::{AdminArgs, DiskVerb, ListVerb, Noun},
+    args::{AdminArgs, ChainVerb, DiskVerb, ListVerb, Noun},
     cluster::{self, Cluster},
 };
 
@@ -20,7 +21,10 @@ pub(crate) async fn run(env: &Env, args: &AdminArgs) -> anyhow::Result<()> {
     match &args.noun {
         Noun::Node(ListVerb::List) => node::list(&cluster()?, args.json).await,
         Noun::Target(ListVerb::List) => target::list(&cluster()?, args.json).await,
-        Noun::Chain(ListVerb::List) => chain::list(&cluster()?, args.json).await,
+        Noun::Chain(ChainVerb::List) => chain::list(&cluster()?, args.json).await,
+        Noun::Chain(ChainVerb::Show { id }) => {
+            chain::show::run(&cluster()?, id.map(ChainId), args.json).await
+        }
         Noun::Disk(DiskVerb::Check(check)) => disk::check(env, check, args.json).await,
     }
 }

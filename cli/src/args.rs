@@ -110,7 +110,7 @@ pub(crate) enum Noun {
     Target(ListVerb),
     /// Replication chains.
     #[command(subcommand)]
-    Chain(ListVerb),
+    Chain(ChainVerb),
     /// One disk of a storage node that does not run.
     #[command(subcommand)]
     Disk(DiskVerb),
@@ -151,6 +151,17 @@ pub(crate) struct DiskCheckArgs {
     /// Also drop chunks that cannot be read. Loses them for good if no other replica has them.
     #[arg(long, requires = "repair")]
     pub(crate) drop_damaged: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ChainVerb {
+    /// List all of them.
+    List,
+    /// Show the targets of one, or of all, with how far a resync is and when it may end.
+    Show {
+        /// The chain; all when left out.
+        id: Option<u32>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -9,4 +9,6 @@ mod reading;
 mod resyncing;
 mod scrubbing;
 mod storm;
+mod unreachable;
+mod unreadable;
 mod writing;

@@ -1,4 +1,6 @@
-//! `admin chain list`.
+//! `admin chain list`, `admin chain show`.
+
+pub(super) mod show;
 
 use serde::Serialize;
 use types::{
