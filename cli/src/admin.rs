@@ -10,6 +10,7 @@ pub(crate) mod status;
 mod target;
 
 use common::env::Env;
+use types::id::ChainId;
 
 use crate::{
     args::{AdminArgs, ChainVerb, DiskVerb, ListVerb, ManagerVerb, Noun, TableVerb, TargetVerb},
@@ -47,6 +48,7 @@ async fn run_target(cluster: &Cluster, verb: &TargetVerb, json: bool) -> anyhow:
 async fn run_chain(cluster: &Cluster, verb: &ChainVerb, json: bool) -> anyhow::Result<()> {
     match verb {
         ChainVerb::List => chain::list(cluster, json).await,
+        ChainVerb::Show { id } => chain::show::run(cluster, id.map(ChainId), json).await,
         ChainVerb::Create(create) => chain::create(cluster, create, json).await,
         ChainVerb::Order(order) => chain::order(cluster, order, json).await,
         ChainVerb::Rotate(rotate) => chain::rotate(cluster, rotate, json).await,

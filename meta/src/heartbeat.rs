@@ -59,6 +59,8 @@ impl Heartbeats {
                 disks: Vec::new(),
                 targets: Vec::new(),
                 routing_version: routing.current().version,
+                resyncs: Vec::new(),
+                cut_off: Vec::new(),
             },
             routing,
         }

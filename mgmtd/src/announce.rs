@@ -47,6 +47,8 @@ impl Announcer {
             disks: Vec::new(),
             targets: Vec::new(),
             routing_version: self.manager.cluster().routing.version,
+            resyncs: Vec::new(),
+            cut_off: Vec::new(),
         };
         let mut terms = self.leadership.subscribe();
         while !shutdown.is_triggered() {

@@ -9,6 +9,8 @@
 //! - A new table, so a new leader, plans no chain change until every alive storage node has reported or
 //!   lease + margin has passed (protocol M6).
 //! - A state counts only with the boot that reported it and with the chain version of its time.
+//! - A target that does not serve and that the last serving one says it cannot reach counts as Offline: it would hold up
+//!   the writes of its chain, and nothing depends on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -21,7 +23,7 @@ use types::{
     id::{BootId, NodeId, TargetId},
     node::{Node, NodeStatus},
     routing::RoutingInfo,
-    rpc::mgmtd::{DiskReport, Heartbeat, TargetReport},
+    rpc::mgmtd::{DiskReport, Heartbeat, ResyncReport, TargetReport},
     status::{Status, StatusCode},
     target::{LocalState, PublicState},
     version::{ChainVersion, HeartbeatNumber},
@@ -86,6 +88,9 @@ struct NodeLease {
     lapsed: bool,
     disks: Vec<DiskReport>,
     targets: BTreeMap<TargetId, Seen>,
+    resyncs: Vec<ResyncReport>,
+    /// Targets that its own would refill and cannot reach.
+    cut_off: BTreeSet<TargetId>,
 }
 
 /// What is known of a target.
@@ -160,7 +165,7 @@ impl LeaseTable {
             node.number = Some(heartbeat.number);
             node.renewed = now;
             node.disks.clone_from(&heartbeat.disks);
-            news |= node.take_reports(&heartbeat.targets, &cluster.routing);
+            news |= node.take_reports(heartbeat, &cluster.routing);
         }
         let lapsed = node.lapsed;
         let fence = cluster
@@ -221,6 +226,23 @@ impl LeaseTable {
     /// The disks that a node reported last; none when it did not report to this leader.
     pub(crate) fn disks_of(&self, node: NodeId) -> &[DiskReport] {
         self.nodes.get(&node).map_or(&[], |lease| &lease.disks)
+    }
+
+    /// The resyncs that live nodes drive.
+    pub(crate) fn resyncs(&self, now: Instant) -> Vec<ResyncReport> {
+        let live = self.nodes.keys().filter_map(|id| self.live_lease(now, *id));
+        live.flat_map(|lease| lease.resyncs.iter().cloned())
+            .collect()
+    }
+
+    /// The targets that count as Offline because the one which would refill them cannot reach them.
+    pub(crate) fn cut_off(&self, now: Instant, routing: &RoutingInfo) -> Vec<TargetId> {
+        let chains = routing.chains.values();
+        let cut_off = chains.flat_map(|chain| {
+            let targets = chain.targets.iter();
+            targets.filter(|target| self.is_cut_off(now, routing, chain, target))
+        });
+        cut_off.map(|target| target.id).collect()
     }
 
     /// The local state that counts for each target now.
@@ -287,6 +309,10 @@ impl LeaseTable {
         for chain in routing.chains.values() {
             let mut states = BTreeMap::new();
             for target in &chain.targets {
+                if self.is_cut_off(now, routing, chain, target) {
+                    states.insert(target.id, LocalState::Offline);
+                    continue;
+                }
                 match self.local_state(now, routing, (chain, target)) {
                     Ok(state) => drop(states.insert(target.id, state)),
                     Err(known_at) => drop(timers.insert(known_at)),
@@ -302,6 +328,27 @@ impl LeaseTable {
             }
         }
         changed
+    }
+
+    /// Whether `target` does not serve, and the last serving target of its chain, which would refill it, cannot reach it.
+    fn is_cut_off(
+        &self,
+        now: Instant,
+        routing: &RoutingInfo,
+        chain: &Chain,
+        target: &ChainTarget,
+    ) -> bool {
+        if matches!(
+            target.state,
+            PublicState::Serving | PublicState::LastServing
+        ) {
+            return false;
+        }
+        let last = chain
+            .last_serving()
+            .and_then(|last| routing.targets.get(&last));
+        last.and_then(|last| self.live_lease(now, last.node))
+            .is_some_and(|lease| lease.cut_off.contains(&target.id))
     }
 
     /// The local state that counts for a target; or the time at which it will be known at the latest.
@@ -353,6 +400,8 @@ impl NodeLease {
             lapsed,
             disks: Vec::new(),
             targets: BTreeMap::new(),
+            resyncs: Vec::new(),
+            cut_off: BTreeSet::new(),
         }
     }
 
@@ -379,26 +428,35 @@ impl NodeLease {
         }
         self.boot = heartbeat.boot;
         self.since = now;
-        self.targets.clear();
+        self.forget_reports();
     }
 
     /// Replaces what is known of the targets; returns whether a state, or the version it is from, is another now.
-    fn take_reports(&mut self, reports: &[TargetReport], routing: &RoutingInfo) -> bool {
+    fn take_reports(&mut self, heartbeat: &Heartbeat, routing: &RoutingInfo) -> bool {
+        self.resyncs.clone_from(&heartbeat.resyncs);
+        let cut_off = heartbeat.cut_off.iter().copied().collect();
+        let cut_off_before = std::mem::replace(&mut self.cut_off, cut_off);
         let old = std::mem::take(&mut self.targets);
+        let reports = heartbeat.targets.iter();
         self.targets = reports
-            .iter()
             .map(|report| {
                 let before = old.get(&report.target).copied();
                 (report.target, judge(report, before, routing))
             })
             .collect();
-        old != self.targets
+        old != self.targets || cut_off_before != self.cut_off
+    }
+
+    fn forget_reports(&mut self) {
+        self.targets.clear();
+        self.resyncs.clear();
+        self.cut_off.clear();
     }
 
     /// Forgets what a failed node said: when it returns it must say it anew.
     fn lapse(&mut self) {
         self.lapsed = true;
-        self.targets.clear();
+        self.forget_reports();
     }
 }
 

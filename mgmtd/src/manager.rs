@@ -398,5 +398,7 @@ fn space(leases: &LeaseTable, cluster: &Cluster, now: Instant) -> SpaceReply {
         }
     }
     reply.targets = leases.local_states(now, &cluster.routing);
+    reply.resyncs = leases.resyncs(now);
+    reply.cut_off = leases.cut_off(now, &cluster.routing);
     reply
 }

@@ -370,6 +370,8 @@ impl Heart {
             }],
             targets: self.reports(),
             routing_version: self.routing.version,
+            resyncs: Vec::new(),
+            cut_off: Vec::new(),
         };
         let sent = self.env.now();
         let Ok(reply) = self.asker.ask::<SendHeartbeat>(&heartbeat).await else {
@@ -459,6 +461,8 @@ pub(crate) fn plain_heartbeat(id: u32, boot: u64, number: u64) -> Heartbeat {
         disks: Vec::new(),
         targets: Vec::new(),
         routing_version: RoutingVersion(0),
+        resyncs: Vec::new(),
+        cut_off: Vec::new(),
     }
 }
 

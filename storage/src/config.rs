@@ -6,6 +6,8 @@ use common::{config::Config, logging::LogFormat};
 use engine::{DeviceKind, EngineConfig, SyncPolicy};
 use serde::{Deserialize, Serialize};
 
+use crate::resync::pace::ResyncLimits;
+
 /// Settings of a storage node. Every key has a default; `node_id` and `mgmtd` are rarely right by default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +38,12 @@ pub struct StorageConfig {
     pub device: DeviceKind,
     /// Within so many days every chunk is read and verified.
     pub scrub_days: u32,
+    /// Chunks that each disk sends at once to refill other targets.
+    pub resync_parallel: u32,
+    /// Percent of the time that a disk works on refilling others while clients use it.
+    pub resync_percent: u32,
+    /// Bytes per second that each disk sends at most to refill others; 0: no limit.
+    pub resync_bytes_per_second: u64,
     /// Unused buffers kept for the next request.
     pub buffer_bytes: u64,
     /// Log filter.
@@ -61,6 +69,9 @@ impl Default for StorageConfig {
             sync: engine.sync,
             device: engine.device,
             scrub_days: 14,
+            resync_parallel: 8,
+            resync_percent: 50,
+            resync_bytes_per_second: 0,
             buffer_bytes: 64 << 20,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -75,6 +86,16 @@ impl StorageConfig {
             vec![self.data.join("disk-0")]
         } else {
             self.disks.clone()
+        }
+    }
+
+    /// What each disk may spend on refilling others.
+    pub(crate) fn resync(&self) -> ResyncLimits {
+        let rate = self.resync_bytes_per_second;
+        ResyncLimits {
+            parallel: self.resync_parallel,
+            percent: self.resync_percent,
+            bytes_per_second: (rate > 0).then_some(rate),
         }
     }
 
@@ -132,6 +153,18 @@ impl Config for StorageConfig {
             (
                 "scrub_days",
                 "within so many days every chunk is read and verified, and repaired if need be; 0: never",
+            ),
+            (
+                "resync_parallel",
+                "chunks that each disk sends at once to refill other targets, 1 to 256; one at a time while clients use the disk",
+            ),
+            (
+                "resync_percent",
+                "percent of the time that a disk works on refilling others while clients use it, 1 to 100",
+            ),
+            (
+                "resync_bytes_per_second",
+                "bytes per second that each disk sends at most to refill others; 0: no limit",
             ),
             ("buffer_bytes", "unused buffers kept for the next request"),
             (

@@ -9,18 +9,32 @@ use types::{
     status::{Status, StatusCode},
 };
 
+use crate::resync::pace::{Pace, ResyncLimits};
+
 /// See the module's text. A disk that is out of service stays so until the process is started again (E10).
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) index: DiskIndex,
     pub(crate) dir: PathBuf,
     engine: Result<Engine, String>,
+    /// How fast it refills other targets.
+    pub(crate) pace: Pace,
 }
 
 impl Disk {
     /// A disk that opened, or did not and why.
-    pub(crate) fn new(index: DiskIndex, dir: PathBuf, engine: Result<Engine, String>) -> Self {
-        Self { index, dir, engine }
+    pub(crate) fn new(
+        index: DiskIndex,
+        dir: PathBuf,
+        engine: Result<Engine, String>,
+        limits: ResyncLimits,
+    ) -> Self {
+        Self {
+            index,
+            dir,
+            engine,
+            pace: Pace::new(limits),
+        }
     }
 
     /// The engine, also of a disk that failed since: it answers with its failure itself.

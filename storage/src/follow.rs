@@ -33,6 +33,9 @@ pub(crate) async fn forward(
     check_shape(&request, payload.as_ref())?;
     check_payload(payload.as_ref(), request.checksum)?;
     let target = node.target_of(request.chain)?;
+    // A whole chunk may be a resync's.
+    let is_client = matches!(request.kind, ForwardKind::Update(_));
+    let _client = is_client.then(|| target.disk.pace.client(&node.env));
     let version = request.chain_version;
     let view = node.catch_up(&target, version, deadline).await;
     let follower = |standing: &Standing<'_>| standing.check_follower(request.from, version);

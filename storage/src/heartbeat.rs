@@ -5,15 +5,15 @@ use std::{sync::Arc, time::Duration};
 use client::MgmtdClient;
 use common::{env::Instant, shutdown::ShutdownSignal};
 use types::{
-    id::BootId,
+    id::{BootId, TargetId},
     node::NodeKind,
-    rpc::mgmtd::{Heartbeat, SendHeartbeat, TargetReport},
+    rpc::mgmtd::{Heartbeat, ResyncReport, SendHeartbeat, TargetReport},
     status::{Status, StatusCode},
     target::LocalState,
     version::{HeartbeatNumber, RoutingVersion},
 };
 
-use crate::node::Node;
+use crate::{metrics, node::Node};
 
 /// The pause between heartbeats (M3).
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -129,6 +129,7 @@ impl Heartbeats {
                 used_bytes: target.disk.engine().map_or(0, used),
             });
         }
+        let (resyncs, cut_off) = self.resyncs();
         Heartbeat {
             node: node.id,
             kind: NodeKind::Storage,
@@ -139,6 +140,22 @@ impl Heartbeats {
             disks: node.disks.iter().map(|disk| disk.report()).collect(),
             targets,
             routing_version,
+            resyncs,
+            cut_off,
         }
+    }
+
+    /// How far the resyncs are that this node drives, and the targets that it cannot reach for one.
+    fn resyncs(&self) -> (Vec<ResyncReport>, Vec<TargetId>) {
+        let (mut resyncs, mut cut_off) = (Vec::new(), Vec::new());
+        let now = self.node.env.now();
+        for target in self.node.targets() {
+            let progress = &mut *target.resync.lock();
+            resyncs.extend(progress.as_mut().map(|progress| progress.report(now)));
+            cut_off.extend(target.reach.lock().lost());
+        }
+        let left = resyncs.iter().map(|r| r.total_bytes - r.done_bytes).sum();
+        metrics::resync_left(left, resyncs.iter().map(|r| r.left_chunks).sum());
+        (resyncs, cut_off)
     }
 }

@@ -74,10 +74,21 @@ pub(crate) fn scrub_round_ended(disk: DiskIndex) {
         .increment(1);
 }
 
-/// Resync looked at chunks and sent some.
-pub(crate) fn resynced(compared: usize, sent: usize) {
-    metrics::counter!("penstock_storage_resync_compared_total").increment(compared as u64);
-    metrics::counter!("penstock_storage_resync_sent_total").increment(sent as u64);
+/// Resync compared chunks with those of a syncing target.
+pub(crate) fn resync_compared(chunks: usize) {
+    metrics::counter!("penstock_storage_resync_compared_total").increment(chunks as u64);
+}
+
+/// Resync sent a chunk.
+pub(crate) fn resync_sent(bytes: u64) {
+    metrics::counter!("penstock_storage_resync_sent_total").increment(1);
+    metrics::counter!("penstock_storage_resync_sent_bytes_total").increment(bytes);
+}
+
+/// How much of all resyncs that this node drives is left, and how many chunks were passed over.
+pub(crate) fn resync_left(bytes: u64, passed_over: u64) {
+    metrics::gauge!("penstock_storage_resync_left_bytes").set(bytes as f64);
+    metrics::gauge!("penstock_storage_resync_passed_over_chunks").set(passed_over as f64);
 }
 
 fn label(code: Option<StatusCode>) -> String {

@@ -34,7 +34,7 @@ use crate::{
     lease::Lease,
     repair::{self, Damage},
     replica::role::{Refusal, Standing},
-    resync,
+    resync::{self, reach},
     room::Room,
     target::{Target, View, driver},
 };
@@ -198,8 +198,8 @@ impl Node {
         }
     }
 
-    /// Follows the maps, and repairs: every target of this node gets a task that drives it, and one that resyncs its
-    /// successor. Ends at shutdown.
+    /// Follows the maps, and repairs: every target of this node gets a task that drives it, one that resyncs its
+    /// successor, and one that looks whether that can be reached. Ends at shutdown.
     pub(crate) async fn follow_maps(self: Arc<Self>, mut end: ShutdownSignal) {
         if let Some(damages) = self.damages.lock().take() {
             let run = repair::run(self.clone(), damages, end.clone());
@@ -281,6 +281,8 @@ impl Node {
             self.spawn_for(&target, "target", drive);
             let fill = resync::fill_successors(self.clone(), target.clone(), end.clone());
             self.spawn_for(&target, "resync", fill);
+            let watch = reach::watch(self.clone(), target.clone(), end.clone());
+            self.spawn_for(&target, "reach", watch);
         }
     }
 

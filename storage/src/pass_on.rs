@@ -26,6 +26,7 @@ use crate::{
         commit::{Failure, classify},
         role::address_of,
     },
+    resync::reach,
     target::{Target, View},
 };
 
@@ -107,6 +108,7 @@ impl<'a> PassOn<'a> {
                     Passed::Later
                 };
             };
+            let begun = self.node.env.now();
             let whole =
                 (self.needs_whole || next.state == PublicState::Syncing) && !self.change.is_whole();
             if whole && !pending_is_here {
@@ -124,6 +126,12 @@ impl<'a> PassOn<'a> {
                 }
                 Attempt::Failed(status) => status,
             };
+            if next.state == PublicState::Syncing
+                && status.code == StatusCode::DeadlineExceeded
+                && self.node.env.now() >= begun + ATTEMPT_LIMIT
+            {
+                reach::give_up(self.node, self.target, next.id, &status);
+            }
             if self.node.env.makes_mistake("acknowledge-early") && pending_is_here {
                 return Passed::Tail;
             }

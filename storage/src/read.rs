@@ -57,6 +57,7 @@ async fn read_range(
     incoming: &Incoming,
 ) -> Result<ReadDone, Status> {
     let target = node.target_of(item.chain)?;
+    let _client = target.disk.pace.client(&node.env);
     check_named(node, &target, item.target)?;
     let (version, deadline) = (item.chain_version, incoming.deadline);
     let view = node.catch_up(&target, version, deadline).await;

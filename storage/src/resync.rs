@@ -5,105 +5,95 @@
 //! by themselves (W9). When the end is reached the target gets the table of channels (W2): chunks carry only their last tag.
 //! Then it is told that it holds everything.
 //!
-//! A change of the chain stops the walk. It goes on where it was only if the very next version of the chain
-//! still has the same target syncing: if any version was missed, the target may have been empty in between.
+//! | file | what |
+//! | --- | --- |
+//! | `walk` | how far it came, and when it may go on there after the chain changed |
+//! | `pace` | how fast it goes: clients come first |
+//! | `reach` | a successor that does not answer must leave |
+//! | `progress` | what people see of it |
+//! | `receive` | the syncing target's side |
+//!
+//! A chunk that cannot be read here is passed over; reading it has asked for its repair from another serving replica. At the
+//! end it is tried again until it is equal. Until then the target is not told that it holds everything: it would answer for
+//! a chunk that it does not have. So it stays syncing when no serving replica can read a chunk, and the report says why.
 
-use std::{sync::Arc, time::Duration};
+pub(crate) mod pace;
+pub(crate) mod progress;
+pub(crate) mod reach;
+mod receive;
+mod walk;
 
-use common::{backoff::Backoff, env::Instant, shutdown::ShutdownSignal};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use common::{backoff::Backoff, shutdown::ShutdownSignal};
 use engine::ReadVersion;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use net::Bulk;
-use tokio::sync::RwLockReadGuard;
 use types::{
     chunk::{ChunkId, ChunkMeta, Update},
-    id::{ChainId, TargetId},
+    id::TargetId,
     rpc::{
         BulkIndex, Rpc,
         storage::{
             AdoptChannels, AdoptChannelsRequest, CHANNELS_LENGTH_MAX, FinishSync,
             FinishSyncRequest, ForwardKind, ForwardRequest, ForwardUpdate, ListChunks,
-            ListChunksReply, ListChunksRequest,
+            ListChunksRequest,
         },
     },
     status::{Status, StatusCode},
-    target::{LocalState, PublicState},
-    version::ChainVersion,
+    target::PublicState,
 };
 
+pub(crate) use self::receive::{adopt_channels, finish_sync, list_chunks};
+use self::{
+    progress::{Amount, Progress},
+    walk::{Walk, is_about_one_chunk},
+};
 use crate::{
     change::{self, size_class},
     metrics,
     node::Node,
-    read::check_named,
     replica::{
         role::{Standing, address_of},
         sync::{Page, compare},
     },
-    target::{
-        Target, View,
-        driver::{FIRST_CHUNK, believe_all, next_page},
-    },
+    target::{Target, View, driver::next_page},
 };
 
 /// Chunks in a page.
 const PAGE: usize = 1024;
-/// Chunks sent at once, as long as they are small.
-const PARALLEL: usize = 8;
-/// Bytes sent at once; one chunk always is.
-const PARALLEL_BYTES: usize = 64 << 20;
 /// How long one question or one chunk may take.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
+/// Pauses between tries of what went wrong.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Pauses between tries of the chunks that were passed over: a repair takes seconds, or somebody who looks.
+const LEFT_PAUSE_MIN: Duration = Duration::from_millis(200);
+const LEFT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// How far a walk came.
-#[derive(Clone, Debug)]
-struct Progress {
-    successor: TargetId,
-    version: ChainVersion,
-    cursor: ChunkId,
-    /// The successor was told that it holds everything.
-    finished: bool,
-    compared: usize,
-    sent: usize,
-}
-
-impl Progress {
-    /// The walk for `successor` at `version`: a new one, or the old one when nothing was missed.
-    fn resume(old: Option<Progress>, successor: TargetId, version: ChainVersion) -> Self {
-        match old {
-            Some(old)
-                if old.successor == successor
-                    && (old.version == version || old.version.is_followed_by(version)) =>
-            {
-                let finished = old.finished && old.version == version;
-                Self {
-                    version,
-                    finished,
-                    ..old
-                }
-            }
-            _ => Self {
-                successor,
-                version,
-                cursor: FIRST_CHUNK,
-                finished: false,
-                compared: 0,
-                sent: 0,
-            },
-        }
-    }
+/// What a step came to.
+enum Stepped {
+    /// There are more pages.
+    On,
+    /// Only chunks that were passed over are not equal; this is what the first of them said.
+    Left(Status),
+    /// The successor knows that it holds everything.
+    End,
 }
 
 /// Fills the target's successor whenever it is syncing, until shutdown.
 pub(crate) async fn fill_successors(node: Arc<Node>, target: Arc<Target>, mut end: ShutdownSignal) {
     let mut views = target.subscribe();
-    let mut progress: Option<Progress> = None;
+    let mut walked: Option<Walk> = None;
     loop {
         let view = views.borrow_and_update().clone();
         let version = view.chain.version;
         if let Some(successor) = to_fill(&target, &view) {
-            let walk = Progress::resume(progress.take(), successor, version);
-            let walk = progress.insert(walk);
+            let walk = Walk::resume(walked.take(), successor, version);
+            if walk.is_new() {
+                *target.resync.lock() = Some(Progress::new(successor));
+            }
+            let walk = walked.insert(walk);
             let changed =
                 views.wait_for(|now| now.chain.version != version || !now.local.is_alive());
             tokio::select! {
@@ -112,7 +102,8 @@ pub(crate) async fn fill_successors(node: Arc<Node>, target: Arc<Target>, mut en
                 () = end.wait() => return,
             }
         } else {
-            progress = None;
+            walked = None;
+            *target.resync.lock() = None;
         }
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },
@@ -123,15 +114,13 @@ pub(crate) async fn fill_successors(node: Arc<Node>, target: Arc<Target>, mut en
 
 /// The target that this one has to fill now.
 fn to_fill(target: &Target, view: &View) -> Option<TargetId> {
-    let serves = view.local == LocalState::UpToDate
-        && view.public(target.id) == PublicState::Serving
-        && view.chain.last_serving() == Some(target.id);
-    let successor = view.chain.successor(target.id).filter(|_| serves)?;
+    let successor = view.chain.successor(target.id);
+    let successor = successor.filter(|_| reach::fills(target, view))?;
     (successor.state == PublicState::Syncing).then_some(successor.id)
 }
 
 /// Walks to the end and tells the successor; tries again until that is done.
-async fn fill(node: &Node, target: &Target, walk: &mut Progress) {
+async fn fill(node: &Node, target: &Target, walk: &mut Walk) {
     let (successor, version) = (walk.successor.0, walk.version.0);
     if walk.finished {
         return;
@@ -143,54 +132,76 @@ async fn fill(node: &Node, target: &Target, walk: &mut Progress) {
         from = %walk.cursor,
         "resync begins"
     );
-    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    let first = || Backoff::new(PAUSE_MIN, PAUSE_MAX);
+    let mut backoff = first();
+    let mut left_backoff = Backoff::new(LEFT_PAUSE_MIN, LEFT_PAUSE_MAX);
     loop {
         match step(node, target, walk).await {
-            Ok(true) => break,
-            Ok(false) => {}
+            Ok(Stepped::End) => break,
+            Ok(Stepped::On) => backoff = first(),
+            Ok(Stepped::Left(status)) => {
+                tracing::error!(
+                    target = target.id.0,
+                    successor,
+                    chunks = walk.left.len(),
+                    first = %status,
+                    "the resync cannot end: no serving target can read these chunks, or they cannot be sent; \
+                     write or remove them, or bring back a target that has them"
+                );
+                left_backoff.wait(&node.env).await;
+            }
             Err(status) => {
                 tracing::warn!(target = target.id.0, successor, %status, "resync waits");
                 backoff.wait(&node.env).await;
             }
         }
     }
+    target.reach.lock().filled(walk.successor);
+    let counts = target.resync.lock().as_ref().map(Progress::counts);
+    let (compared, sent) = counts.unwrap_or_default();
     tracing::info!(
         target = target.id.0,
         successor,
         version,
-        compared = walk.compared,
-        sent = walk.sent,
+        compared,
+        sent,
         "resync is done"
     );
 }
 
-/// One page, or the end; true at the end.
-async fn step(node: &Node, target: &Target, walk: &mut Progress) -> Result<bool, Status> {
-    let chunks = target.disk.engine()?.list(target.id, walk.cursor, PAGE)?;
+/// One page, or the end.
+async fn step(node: &Node, target: &Target, walk: &mut Walk) -> Result<Stepped, Status> {
+    let engine = target.disk.engine()?;
+    let chunks = engine.list(target.id, walk.cursor, PAGE)?;
     let mine = Page {
         complete_below: next_page(&chunks, PAGE),
         chunks,
     };
     let theirs = list_at(node, target, walk).await?;
     let differences = compare(&mine, &theirs);
-    let sent = differences.chunks.len();
-    let longest = mine.chunks.iter().map(|meta| meta.length as usize).max();
-    let parallel = (PARALLEL_BYTES / longest.unwrap_or(0).max(1)).clamp(1, PARALLEL);
-    let walked = &*walk;
-    let sends = differences
-        .chunks
-        .into_iter()
-        .map(|chunk| send_chunk(node, target, walked, chunk).boxed());
-    stream::iter(sends)
-        .buffer_unordered(parallel)
-        .try_collect::<()>()
-        .await?;
-    metrics::resynced(differences.compared, sent);
-    walk.compared += differences.compared;
-    walk.sent += sent;
+    let total = Amount {
+        chunks: engine.chunk_count(target.id),
+        bytes: engine.used_by(target.id),
+    };
+    note(target, |progress| progress.begin_page(total));
+    let differing: BTreeSet<ChunkId> = differences.chunks.iter().copied().collect();
+    let is_inside = |meta: &&ChunkMeta| differences.next.is_none_or(|next| meta.id < next);
+    for meta in mine.chunks.iter().filter(is_inside) {
+        if !differing.contains(&meta.id) {
+            note(target, |progress| progress.equal(Amount::of(meta)));
+        }
+    }
+    metrics::resync_compared(differences.compared);
+    let failed = send_all(node, target, walk, &differences.chunks, &mine.chunks).await?;
+    walk.leave(&failed)?;
+    note(target, |progress| progress.leave(walk.left.len()));
     if let Some(next) = differences.next {
+        note(target, Progress::end_page);
         walk.cursor = next;
-        return Ok(false);
+        return Ok(Stepped::On);
+    }
+    if let Some(status) = send_left(node, target, walk).await? {
+        return Ok(Stepped::Left(status));
     }
     send_channels(node, target, walk).await?;
     let request = FinishSyncRequest {
@@ -200,13 +211,81 @@ async fn step(node: &Node, target: &Target, walk: &mut Progress) -> Result<bool,
     };
     ask::<FinishSync>(node, walk, &request).await?;
     walk.finished = true;
-    Ok(true)
+    Ok(Stepped::End)
+}
+
+fn note(target: &Target, change: impl FnOnce(&mut Progress)) {
+    if let Some(progress) = &mut *target.resync.lock() {
+        change(progress);
+    }
+}
+
+/// Sends chunks in parallel; returns those that have to be passed over, each with the reason.
+///
+/// # Errors
+/// The first failure that is about more than one chunk.
+async fn send_all(
+    node: &Node,
+    target: &Target,
+    walk: &Walk,
+    chunks: &[ChunkId],
+    listed: &[ChunkMeta],
+) -> Result<Vec<(ChunkId, Status)>, Status> {
+    let parallel = target.disk.pace.limits().parallel as usize;
+    let send = |chunk: ChunkId| {
+        let meta = listed.binary_search_by_key(&chunk, |meta| meta.id);
+        let amount = meta.map_or_else(|_| Amount::default(), |at| Amount::of(&listed[at]));
+        async move {
+            let turn = target.disk.pace.begin(&node.env, amount.bytes).await;
+            let sent = send_chunk(node, target, walk, chunk).await;
+            if let Ok(bytes) = sent {
+                metrics::resync_sent(bytes);
+                note(target, |progress| {
+                    progress.sent(bytes);
+                    progress.equal(amount);
+                });
+            }
+            turn.end().await;
+            (chunk, sent)
+        }
+        .boxed()
+    };
+    let sends: Vec<BoxFuture<'_, _>> = chunks.iter().map(|chunk| send(*chunk)).collect();
+    let mut results = stream::iter(sends).buffer_unordered(parallel);
+    let mut failed = Vec::new();
+    while let Some((chunk, sent)) = results.next().await {
+        match sent {
+            Ok(_bytes) => {}
+            Err(status) if is_about_one_chunk(status.code) => {
+                tracing::warn!(target = target.id.0, %chunk, %status, "passed over by the resync");
+                failed.push((chunk, status));
+            }
+            Err(status) => return Err(status),
+        }
+    }
+    Ok(failed)
+}
+
+/// Tries the chunks that were passed over again; when some are left, what the first of them said.
+async fn send_left(
+    node: &Node,
+    target: &Target,
+    walk: &mut Walk,
+) -> Result<Option<Status>, Status> {
+    if walk.left.is_empty() {
+        return Ok(None);
+    }
+    let left: Vec<ChunkId> = walk.left.iter().copied().collect();
+    let failed = send_all(node, target, walk, &left, &[]).await?;
+    walk.left = failed.iter().map(|(chunk, _)| *chunk).collect();
+    note(target, |progress| progress.leave(walk.left.len()));
+    Ok(failed.into_iter().next().map(|(_, status)| status))
 }
 
 /// Asks the successor.
 async fn ask<M: Rpc>(
     node: &Node,
-    walk: &Progress,
+    walk: &Walk,
     request: &M::Request,
 ) -> Result<M::Response, Status> {
     let address = address_of(&node.routing.current(), walk.successor)?;
@@ -218,7 +297,7 @@ async fn ask<M: Rpc>(
 
 /// Sends the table of channels. At the end of the walk, while the successor is syncing: every update that is not in the
 /// table yet reaches it by being passed on.
-async fn send_channels(node: &Node, target: &Target, walk: &Progress) -> Result<(), Status> {
+async fn send_channels(node: &Node, target: &Target, walk: &Walk) -> Result<(), Status> {
     let channels = target.disk.engine()?.channels(target.id)?;
     for page in channels.chunks(CHANNELS_LENGTH_MAX) {
         let request = AdoptChannelsRequest {
@@ -233,7 +312,7 @@ async fn send_channels(node: &Node, target: &Target, walk: &Progress) -> Result<
 }
 
 /// The successor's page from the cursor on.
-async fn list_at(node: &Node, target: &Target, walk: &Progress) -> Result<Page, Status> {
+async fn list_at(node: &Node, target: &Target, walk: &Walk) -> Result<Page, Status> {
     let request = ListChunksRequest {
         chain: target.chain,
         chain_version: walk.version,
@@ -253,23 +332,28 @@ async fn list_at(node: &Node, target: &Target, walk: &Progress) -> Result<Page, 
     })
 }
 
-/// Makes one chunk of the successor equal, under its turn.
+/// Makes one chunk of the successor equal, under its turn. Returns the bytes of content that were sent.
 async fn send_chunk(
     node: &Node,
     target: &Target,
-    walk: &Progress,
+    walk: &Walk,
     chunk: ChunkId,
-) -> Result<(), Status> {
+) -> Result<u64, Status> {
     let deadline = node.env.now() + STEP_LIMIT;
     let _entered = target.enter(&node.env, chunk, deadline).await?;
     let serving = |standing: &Standing<'_>| standing.check_serving(walk.version);
     node.check(target, &target.view(), serving)?;
     let meta = target.disk.engine()?.get(target.key(chunk))?;
-    if let Some(meta) = meta.as_ref().filter(|meta| meta.pending.is_some()) {
+    if let Some(meta) = &meta
+        && let Some(pending) = &meta.pending
+    {
         // Finishing it sends it whole.
-        return change::settle(node, target, meta, deadline).await.map(drop);
+        let length = u64::from(pending.length);
+        change::settle(node, target, meta, deadline).await?;
+        return Ok(length);
     }
     let (request, bulk) = whole_chunk(node, target, walk, (chunk, meta.as_ref())).await?;
+    let bytes = bulk.sources.iter().map(|data| data.len() as u64).sum();
     let address = address_of(&node.routing.current(), walk.successor)?;
     let caller = node.caller();
     let call = node
@@ -283,14 +367,14 @@ async fn send_chunk(
         let why = format!("chunk {chunk}: sent {expected:?}, the successor holds {reply:?}");
         return Err(Status::new(StatusCode::ReplicaDiverged, why));
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// The request that carries a chunk as it is committed here.
 async fn whole_chunk(
     node: &Node,
     target: &Target,
-    walk: &Progress,
+    walk: &Walk,
     (chunk, meta): (ChunkId, Option<&ChunkMeta>),
 ) -> Result<(ForwardRequest, Bulk), Status> {
     let mut request = ForwardRequest {
@@ -327,102 +411,4 @@ async fn whole_chunk(
         }
     }
     Ok((request, bulk))
-}
-
-/// The target of this node that a predecessor means.
-///
-/// # Errors
-/// When it is not syncing at that version of the chain.
-async fn syncing_target(
-    node: &Node,
-    (chain, named, version): (ChainId, TargetId, ChainVersion),
-    deadline: Instant,
-) -> Result<Arc<Target>, Status> {
-    let target = node.target_of(chain)?;
-    check_named(node, &target, named)?;
-    let view = node.catch_up(&target, version, deadline).await;
-    let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
-    node.check(&target, &view, syncing)?;
-    Ok(target)
-}
-
-/// Keeps a syncing target from being reopened: what is learned of channels meanwhile must not get into a table that was
-/// emptied for another resync.
-///
-/// # Errors
-/// When it is not syncing any more.
-async fn keep_syncing<'a>(
-    node: &Node,
-    target: &'a Target,
-    version: ChainVersion,
-    deadline: Instant,
-) -> Result<RwLockReadGuard<'a, ()>, Status> {
-    let open = target.open(&node.env, deadline).await?;
-    let syncing = |standing: &Standing<'_>| standing.check_syncing(version);
-    node.check(target, &target.view(), syncing)?;
-    Ok(open)
-}
-
-/// A page of this target's chunks, for its predecessor.
-///
-/// # Errors
-/// When this target is not syncing.
-pub(crate) async fn list_chunks(
-    node: &Node,
-    request: &ListChunksRequest,
-    deadline: Instant,
-) -> Result<ListChunksReply, Status> {
-    let asked = (request.chain, request.target, request.chain_version);
-    let target = syncing_target(node, asked, deadline).await?;
-    let limit = (request.limit as usize).clamp(1, PAGE);
-    let mut chunks = target.disk.engine()?.list(target.id, request.from, limit)?;
-    let next = next_page(&chunks, limit);
-    // A damaged chunk is as good as none: the predecessor sends it.
-    chunks.retain(|meta| !target.is_damaged(meta.id));
-    Ok(ListChunksReply { chunks, next })
-}
-
-/// The predecessor says which updates are done (W2). Durable on return; believed with everything else in `finish_sync`.
-///
-/// # Errors
-/// When this target is not syncing at that version of the chain.
-pub(crate) async fn adopt_channels(
-    node: &Node,
-    request: &AdoptChannelsRequest,
-    deadline: Instant,
-) -> Result<(), Status> {
-    let count = request.channels.len();
-    if count > CHANNELS_LENGTH_MAX {
-        let why = format!("{count} channels in one request; at most {CHANNELS_LENGTH_MAX}");
-        return Err(Status::new(StatusCode::InvalidArgument, why));
-    }
-    let asked = (request.chain, request.target, request.chain_version);
-    let target = syncing_target(node, asked, deadline).await?;
-    let _open = keep_syncing(node, &target, request.chain_version, deadline).await?;
-    let engine = target.disk.engine()?;
-    engine.adopt_channels(target.id, &request.channels).await?;
-    Ok(())
-}
-
-/// The predecessor says that this target holds everything now (S5).
-///
-/// # Errors
-/// When this target is not syncing at that version of the chain.
-pub(crate) async fn finish_sync(
-    node: &Node,
-    request: &FinishSyncRequest,
-    deadline: Instant,
-) -> Result<(), Status> {
-    let version = request.chain_version;
-    let asked = (request.chain, request.target, version);
-    let target = syncing_target(node, asked, deadline).await?;
-    let _open = keep_syncing(node, &target, version, deadline).await?;
-    believe_all(node, &target).await?;
-    if !target.finish_sync(version) {
-        let why = format!("target {} is not syncing any more", target.id);
-        return Err(Status::new(StatusCode::WrongRole, why));
-    }
-    tracing::info!(target = target.id.0, version = version.0, "up to date");
-    node.report_soon();
-    Ok(())
 }

@@ -61,6 +61,16 @@ pub enum ServeError {
         /// How many.
         count: usize,
     },
+    /// A limit of resyncs makes no sense.
+    #[error("`{key}` is {value}; it must be from 1 to {max}")]
+    ResyncLimit {
+        /// Which one.
+        key: &'static str,
+        /// What was given.
+        value: u32,
+        /// The greatest allowed.
+        max: u32,
+    },
     /// No manager is configured.
     #[error("no manager is configured; set `mgmtd` to the managers' addresses")]
     NoManager,
@@ -164,7 +174,8 @@ pub async fn serve_on(
     let admin = admin_address(&config)?;
     let disks: Vec<Arc<Disk>> = (0..=u8::MAX)
         .zip(disks)
-        .map(|(index, disk)| Arc::new(Disk::new(DiskIndex(index), disk.dir, disk.engine)))
+        .map(|(index, disk)| Disk::new(DiskIndex(index), disk.dir, disk.engine, config.resync()))
+        .map(Arc::new)
         .collect();
     let client = ClientId(env.random_u128());
     let mgmtd = MgmtdClient::new(&env, endpoint.clone(), config.mgmtd.clone(), client);
@@ -237,6 +248,14 @@ fn admin_address(config: &StorageConfig) -> Result<SocketAddr, ServeError> {
     if config.mgmtd.is_empty() {
         return Err(ServeError::NoManager);
     }
+    for (key, value, max) in [
+        ("resync_parallel", config.resync_parallel, 256),
+        ("resync_percent", config.resync_percent, 100),
+    ] {
+        if !(1..=max).contains(&value) {
+            return Err(ServeError::ResyncLimit { key, value, max });
+        }
+    }
     let address = config.admin_listen.parse();
     address.map_err(|_| ServeError::AdminAddress {
         address: config.admin_listen.clone(),
@@ -305,4 +324,26 @@ async fn open_disks(
         return Err(ServeError::NoDisk { reason });
     }
     Ok(disks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_resyncs_that_make_no_sense_are_refused() {
+        let check = |resync_parallel, resync_percent| {
+            let config = StorageConfig {
+                resync_parallel,
+                resync_percent,
+                ..StorageConfig::default()
+            };
+            admin_address(&config).map_err(|error| error.to_string())
+        };
+        assert!(check(1, 1).is_ok() && check(256, 100).is_ok());
+        for (parallel, percent) in [(0, 50), (257, 50), (8, 0), (8, 101)] {
+            let refused = check(parallel, percent).unwrap_err();
+            assert!(refused.contains("must be from 1 to"), "{refused}");
+        }
+    }
 }

@@ -33,6 +33,7 @@ use crate::{
     chunk_turns::{ChunkTurns, Turn},
     disk::Disk,
     replica::{dedup::DedupTable, read::OnItsWay},
+    resync::{progress::Progress, reach::Reach},
 };
 
 /// A target that took itself out for want of space asks for its place again no sooner than this.
@@ -79,6 +80,10 @@ pub(crate) struct Target {
     /// Chunks whose stored bytes do not match their checksum. Not listed to a predecessor that fills this
     /// target, so that it sends them.
     damaged: Mutex<BTreeSet<ChunkId>>,
+    /// How far the resync of the successor is, while this target drives one.
+    pub(crate) resync: Mutex<Option<Progress>>,
+    /// Whether the successor can be reached.
+    pub(crate) reach: Mutex<Reach>,
     /// See `FULL_PAUSE`.
     reopen_after: Mutex<Option<Instant>>,
     /// Triggered when the target is removed from its chain.
@@ -117,6 +122,8 @@ impl Target {
             gate: RwLock::new(()),
             on_its_way: Mutex::default(),
             damaged: Mutex::default(),
+            resync: Mutex::default(),
+            reach: Mutex::default(),
             reopen_after: Mutex::default(),
             retired: Shutdown::new(),
         }

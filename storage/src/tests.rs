@@ -10,4 +10,6 @@ mod reading;
 mod resyncing;
 mod scrubbing;
 mod storm;
+mod unreachable;
+mod unreadable;
 mod writing;

@@ -48,6 +48,7 @@ async fn admit(
         item.tag.client = ClientId(node.env.random_u128());
     }
     let target = node.target_of(item.chain)?;
+    let _client = target.disk.pace.client(&node.env);
     let view = node.catch_up(&target, item.chain_version, deadline).await;
     let head = |standing: &Standing<'_>| standing.check_head(item.chain_version);
     node.check(&target, &view, head)?;

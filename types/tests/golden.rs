@@ -309,8 +309,21 @@ fn manager_messages_and_status() {
                 used_bytes: 10,
             }],
             routing_version: RoutingVersion(5),
+            resyncs: vec![mgmtd::ResyncReport {
+                target: TargetId(12),
+                done_chunks: 1,
+                total_chunks: 2,
+                done_bytes: 3,
+                total_bytes: 4,
+                sent_chunks: 5,
+                sent_bytes: 6,
+                bytes_per_second: 7,
+                seconds_left: Some(8),
+                left_chunks: 9,
+            }],
+            cut_off: vec![TargetId(13)],
         },
-        "010002030103683a31000100e8070a00010b01000a05",
+        "010002030103683a31000100e8070a00010b01000a05010c01020304050607010809010d",
     );
     on_the_wire(
         &Caller {

@@ -1,4 +1,6 @@
-//! `admin chain list`, `create`, `order`, `rotate`, `force-last-serving` and `losses`.
+//! `admin chain list`, `show`, `create`, `order`, `rotate`, `force-last-serving` and `losses`.
+
+pub(super) mod show;
 
 use std::time::Duration;
 

@@ -11,7 +11,10 @@ use types::{
     target::PublicState,
 };
 
-use super::word;
+use super::{
+    chain::show::{ResyncView, by_target},
+    word,
+};
 use crate::{
     args::StatusArgs,
     cluster::{self, Cluster},
@@ -81,7 +84,7 @@ pub(crate) async fn run(env: &Env, args: &StatusArgs) -> anyhow::Result<()> {
 /// Weighs what the managers know.
 fn judge(managers: &ManagersReply, routing: &RoutingInfo, space: &SpaceReply) -> Report {
     let mut problems = Vec::new();
-    let chains = judge_chains(routing, &mut problems);
+    let chains = judge_chains(routing, space, &mut problems);
     if managers.leader.is_none() {
         problems.push(
             "the managers have no leader: nothing can change until they elect one".to_owned(),
@@ -127,7 +130,11 @@ fn judge(managers: &ManagersReply, routing: &RoutingInfo, space: &SpaceReply) ->
     }
 }
 
-fn judge_chains(routing: &RoutingInfo, problems: &mut Vec<String>) -> ChainCount {
+fn judge_chains(
+    routing: &RoutingInfo,
+    space: &SpaceReply,
+    problems: &mut Vec<String>,
+) -> ChainCount {
     let mut count = ChainCount {
         total: routing.chains.len(),
         ..ChainCount::default()
@@ -137,10 +144,10 @@ fn judge_chains(routing: &RoutingInfo, problems: &mut Vec<String>) -> ChainCount
         let serving = chain.serving().count();
         if serving == 0 {
             count.unavailable += 1;
-            dead.push(describe(chain));
+            dead.push(describe(chain, space));
         } else if serving < chain.targets.len() {
             count.degraded += 1;
-            short.push(describe(chain));
+            short.push(describe(chain, space));
         } else {
             count.complete += 1;
         }
@@ -167,13 +174,25 @@ fn judge_chains(routing: &RoutingInfo, problems: &mut Vec<String>) -> ChainCount
     count
 }
 
-fn describe(chain: &Chain) -> String {
+fn describe(chain: &Chain, space: &SpaceReply) -> String {
+    let resyncs = by_target(space);
     let others = chain
         .targets
         .iter()
         .filter(|t| t.state != PublicState::Serving);
     let states: Vec<String> = others
-        .map(|target| format!("target {} {}", target.id, word(&target.state)))
+        .map(|target| {
+            let state = format!("target {} {}", target.id, word(&target.state));
+            match resyncs.get(&target.id) {
+                _ if space.cut_off.contains(&target.id) => {
+                    format!("{state}, out of reach of the node that would refill it")
+                }
+                Some(report) if target.state == PublicState::Syncing => {
+                    format!("{state}, {}", ResyncView::from(*report).short())
+                }
+                _ => state,
+            }
+        })
         .collect();
     format!("chain {} ({})", chain.id, states.join(", "))
 }
@@ -254,7 +273,7 @@ mod tests {
         chain::ChainTarget,
         id::{ChainId, DiskIndex, TargetId},
         node::Node,
-        rpc::mgmtd::DiskSpace,
+        rpc::mgmtd::{DiskSpace, ResyncReport},
         version::ChainVersion,
     };
 
@@ -290,6 +309,30 @@ mod tests {
         let report = judge(&managers(), &routing, &SpaceReply::default());
         assert!(report.healthy, "{:?}", report.problems);
         assert_eq!(report.chains.complete, 1);
+    }
+
+    #[test]
+    fn a_resync_is_shown_with_its_progress_and_a_target_out_of_reach_as_such() {
+        let (serving, syncing) = (PublicState::Serving, PublicState::Syncing);
+        let routing = cluster([serving, syncing, PublicState::Offline]);
+        let space = SpaceReply {
+            resyncs: vec![ResyncReport {
+                target: TargetId(2),
+                done_bytes: 1,
+                total_bytes: 4,
+                seconds_left: Some(5),
+                ..ResyncReport::default()
+            }],
+            cut_off: vec![TargetId(3)],
+            ..SpaceReply::default()
+        };
+        let text = judge(&managers(), &routing, &space).problems.join(" ");
+        for part in [
+            "target 2 syncing, 25 %, about 5 s left",
+            "target 3 offline, out of reach",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
     }
 
     #[test]

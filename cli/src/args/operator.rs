@@ -56,6 +56,11 @@ pub(crate) struct TargetRemoveArgs {
 pub(crate) enum ChainVerb {
     /// List all of them.
     List,
+    /// Show the targets of one, or of all, with how far a resync is and when it may end.
+    Show {
+        /// The chain; all when left out.
+        id: Option<u32>,
+    },
     /// Make chains over the storage nodes that run, and append a table version with them.
     Create(ChainCreateArgs),
     /// Set the order that a chain's targets should have, head first.

@@ -101,6 +101,8 @@ impl World {
             disks: Vec::new(),
             targets: Vec::new(),
             routing_version: self.cluster.routing.version,
+            resyncs: Vec::new(),
+            cut_off: Vec::new(),
         }
     }
 
@@ -446,6 +448,92 @@ async fn a_target_that_was_never_reported_serves_until_its_node_fails() {
     }
     world.at(4500).decide();
     assert_eq!(world.states(), [Serving, Offline, Serving]);
+}
+
+/// Node n says which targets it cannot reach, and that its own is fine.
+fn cut_off(world: &mut World, node: u32, targets: &[u64]) -> bool {
+    let mut heartbeat = world.heartbeat(node, 1);
+    heartbeat.targets = vec![TargetReport {
+        target: TargetId(u64::from(node)),
+        chain_version: world.chain().version,
+        state: LocalState::UpToDate,
+        used_bytes: 0,
+    }];
+    heartbeat.cut_off = targets.iter().copied().map(TargetId).collect();
+    world.send(&heartbeat).unwrap().news
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_cannot_be_refilled_stays_out_while_its_predecessor_says_so() {
+    let mut world = World::settled();
+    for state in [LocalState::Offline, LocalState::Online] {
+        world.report(3, state).unwrap();
+        world.decide();
+    }
+    assert_eq!(world.states(), [Serving, Serving, Syncing]);
+    // Only the one that refills it knows.
+    cut_off(&mut world, 1, &[3]);
+    assert_eq!(world.decide(), 0);
+    assert!(cut_off(&mut world, 2, &[3]) && !cut_off(&mut world, 2, &[3]));
+    world.decide();
+    assert_eq!(world.states(), [Serving, Serving, Offline]);
+    assert_eq!(
+        world.table.cut_off(world.now, &world.cluster.routing),
+        [TargetId(3)]
+    );
+    world.report(3, LocalState::Online).unwrap();
+    assert_eq!(world.decide(), 0);
+    assert!(cut_off(&mut world, 2, &[]));
+    world.decide();
+    assert_eq!(world.states(), [Serving, Serving, Syncing]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_out_of_reach_does_not_keep_another_from_being_refilled() {
+    let mut world = World::settled();
+    for state in [LocalState::Offline, LocalState::Online] {
+        for node in 2..=3 {
+            world.report(node, state).unwrap();
+        }
+        world.decide();
+    }
+    assert_eq!(world.states(), [Serving, Syncing, Waiting]);
+    cut_off(&mut world, 1, &[2]);
+    world.decide();
+    assert_eq!(world.states(), [Serving, Offline, Syncing]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_gets_a_target_out_that_holds_everything() {
+    let mut world = World::settled();
+    for node in 1..=3 {
+        cut_off(&mut world, node, &[1, 2, 3]);
+    }
+    assert_eq!(world.decide(), 0);
+    assert_eq!(world.states(), [Serving; 3]);
+    // Nor what a node that fails said last.
+    world.at(2500).decide();
+    assert_eq!(world.states(), [LastServing; 3]);
+    assert!(
+        world
+            .table
+            .cut_off(world.now, &world.cluster.routing)
+            .is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resync_is_known_while_the_node_that_drives_it_lives() {
+    let mut world = World::settled();
+    let mut heartbeat = world.heartbeat(2, 1);
+    heartbeat.resyncs = vec![ResyncReport {
+        target: TargetId(3),
+        ..ResyncReport::default()
+    }];
+    world.send(&heartbeat).unwrap();
+    assert_eq!(world.table.resyncs(world.now), heartbeat.resyncs);
+    world.at(2500).decide();
+    assert!(world.table.resyncs(world.now).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

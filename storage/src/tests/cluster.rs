@@ -28,6 +28,7 @@ use types::{
     routing::RoutingInfo,
     rpc::{
         BulkIndex, Caller,
+        mgmtd::ResyncReport,
         storage::{
             ReadChunks, ReadDone, ReadItem, ReadMode, ReadRequest, UpdateChunks, UpdateDone,
             UpdateItem, UpdateRequest,
@@ -40,8 +41,10 @@ use types::{
 };
 
 use crate::{
+    config::StorageConfig,
     disk::Disk,
     node::{Node, Parts},
+    resync::pace::ResyncLimits,
     service,
     target::{Target, View},
 };
@@ -85,6 +88,7 @@ pub(crate) struct Cluster {
     endpoint: Endpoint,
     next_seq: std::sync::atomic::AtomicU64,
     capacities: Vec<u64>,
+    limits: ResyncLimits,
 }
 
 pub(crate) fn chunk(index: u32) -> ChunkId {
@@ -119,6 +123,11 @@ impl Cluster {
 
     /// Nodes with disks of these capacities.
     pub(crate) async fn start_with(capacities: &[u64]) -> Self {
+        Self::start_limited(capacities, StorageConfig::default().resync()).await
+    }
+
+    /// Nodes with disks of these capacities, that refill others within these limits.
+    pub(crate) async fn start_limited(capacities: &[u64], limits: ResyncLimits) -> Self {
         let count = capacities.len() as u64;
         if std::env::var_os("PENSTOCK_LOG").is_some() {
             common::logging::init("info", LogFormat::Text).unwrap();
@@ -129,6 +138,7 @@ impl Cluster {
             endpoint: endpoint(&env, &network),
             dir: tempfile::tempdir().unwrap(),
             capacities: capacities.to_vec(),
+            limits,
             nodes: Mutex::default(),
             map: Mutex::default(),
             next_seq: std::sync::atomic::AtomicU64::new(1),
@@ -175,10 +185,10 @@ impl Cluster {
         let dir = self.disk_dir(id);
         let capacity = self.capacities[id as usize - 1];
         let engine = open_engine(&self.env, &dir, capacity).await;
-        let disk = Disk::new(DiskIndex(0), dir, Ok(engine.clone()));
+        let disk = Disk::new(DiskIndex(0), dir, Ok(engine.clone()), self.limits);
         let routing = RoutingCache::detached(&self.env);
         routing.offer(self.map.lock().clone());
-        let endpoint = endpoint(&self.env, &self.network);
+        let endpoint = endpoint(&self.env, &self.network.at(&format!("node-{id}")));
         let node = Arc::new(Node::new(Parts {
             env: self.env.clone(),
             id: NodeId(id as u32),
@@ -215,6 +225,26 @@ impl Cluster {
         let server = node.server.lock().take().unwrap();
         server.kill().await;
         node.engine.close().await;
+    }
+
+    /// Nothing gets from one node to the other any more.
+    pub(crate) fn cut(&self, from: u64, to: u64) {
+        self.network
+            .cut(&format!("node-{from}"), &format!("node-{to}"));
+    }
+
+    /// Ends all cuts.
+    pub(crate) fn join(&self) {
+        self.network.join();
+    }
+
+    /// What node `id` reports of the resync that it drives.
+    pub(crate) fn resync(&self, id: u64) -> Option<ResyncReport> {
+        let target = self.target(id);
+        let progress = &mut *target.resync.lock();
+        progress
+            .as_mut()
+            .map(|progress| progress.report(self.env.now()))
     }
 
     /// The disk of a node that does not run is replaced by an empty one.

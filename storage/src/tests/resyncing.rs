@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::{FutureExt, StreamExt, future::join_all, stream};
 use types::{
     chunk::Update,
     id::TargetId,
@@ -12,7 +12,9 @@ use types::{
     version::ChunkVersion,
 };
 
-use super::cluster::{CHAIN, Cluster, Offline, Serving, Syncing, Waiting, chunk, tag};
+use crate::{config::StorageConfig, resync::pace::ResyncLimits};
+
+use super::cluster::{CHAIN, CHUNK_SIZE, Cluster, Offline, Serving, Syncing, Waiting, chunk, tag};
 
 /// Takes target 3 out and lets the chain go on without it.
 async fn leave(cluster: &Cluster) {
@@ -159,6 +161,74 @@ async fn a_resync_goes_on_when_the_predecessor_dies() {
     cluster.wait_chain(3).await;
     assert_eq!(cluster.contents(1), cluster.contents(3));
     assert_eq!(cluster.contents(3).len(), 30);
+}
+
+/// More than two pages of chunks, of which target 3 has none; its resync has just begun, so slowly that it takes seconds.
+const MANY: u32 = 2200;
+
+async fn in_the_middle() -> Cluster {
+    let limits = ResyncLimits {
+        bytes_per_second: Some(u64::from(CHUNK_SIZE) * 700),
+        ..StorageConfig::default().resync()
+    };
+    let cluster = Cluster::start_limited(&[8 << 30; 3], limits).await;
+    leave(&cluster).await;
+    let writes = (0..MANY).map(|index| {
+        let cluster = &cluster;
+        async move { cluster.write(1, chunk(index), 0, b"during").await }.boxed_local()
+    });
+    let written: Vec<_> = stream::iter(writes).buffer_unordered(64).collect().await;
+    assert!(written.iter().all(Result::is_ok), "{written:?}");
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Syncing)]);
+    let second_page = || cluster.meta(3, chunk(1100)).is_some();
+    cluster.wait("the second page", second_page).await;
+    assert_eq!(cluster.meta(3, chunk(MANY - 1)), None);
+    cluster
+}
+
+#[tokio::test]
+async fn a_resync_goes_on_at_its_cursor_after_the_chain_changed() {
+    let cluster = in_the_middle().await;
+    cluster.kill(1).await;
+    cluster.set_chain(&[(2, Serving), (3, Syncing), (1, Offline)]);
+    cluster.wait_chain(2).await;
+    cluster.write(2, chunk(5), 0, b"again").await.unwrap();
+    cluster.wait_local(3, LocalState::UpToDate).await;
+    let report = cluster.resync(2).unwrap();
+    // One walk from the first chunk to the last, so what was sent before the change counts. What was on its way then does not.
+    assert_eq!(report.done_chunks, u64::from(MANY));
+    assert!(report.sent_chunks > u64::from(MANY) - 100, "{report:?}");
+    assert_eq!(report.left_chunks, 0);
+    assert_eq!(cluster.contents(3), cluster.contents(2));
+}
+
+#[tokio::test]
+async fn what_changed_while_nobody_passed_it_on_is_compared_again() {
+    let cluster = in_the_middle().await;
+    leave(&cluster).await;
+    for index in [0, 5, 1000] {
+        cluster.write(1, chunk(index), 0, b"alone").await.unwrap();
+    }
+    come_back(&cluster).await;
+    assert_equal(&cluster);
+}
+
+#[tokio::test]
+async fn a_version_that_the_predecessor_missed_makes_the_walk_begin_anew() {
+    let cluster = in_the_middle().await;
+    // The predecessor never hears that target 3 was out, and that its chunk was lost meanwhile.
+    cluster.set_chain_at(&[(1, Serving), (2, Serving), (3, Offline)], &[1, 3]);
+    cluster.wait_chain(3).await;
+    cluster.wait_local(3, LocalState::Online).await;
+    let key = cluster.target(3).key(chunk(5));
+    cluster.engine(3).drop_chunk(key).await.unwrap();
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Syncing)]);
+    cluster.wait_local(3, LocalState::UpToDate).await;
+    let report = cluster.resync(2).unwrap();
+    assert_eq!(report.done_chunks, u64::from(MANY));
+    // The first page was equal but for one chunk.
+    assert!(report.sent_chunks < u64::from(MANY) - 1000, "{report:?}");
+    assert_equal(&cluster);
 }
 
 #[tokio::test]

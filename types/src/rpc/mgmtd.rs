@@ -79,6 +79,10 @@ pub struct Heartbeat {
     pub targets: Vec<TargetReport>,
     /// The map it works by.
     pub routing_version: RoutingVersion,
+    /// The resyncs that its targets drive.
+    pub resyncs: Vec<ResyncReport>,
+    /// Targets that one of its targets would refill and cannot reach. They count as Offline while they do not serve.
+    pub cut_off: Vec<TargetId>,
 }
 
 /// The space of one disk.
@@ -105,6 +109,31 @@ pub struct TargetReport {
     pub state: LocalState,
     /// Bytes its chunks take.
     pub used_bytes: u64,
+}
+
+/// How far the resync of a target is, told by the node that drives it. Totals are estimates: chunks come and go meanwhile.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncReport {
+    /// The target that is filled.
+    pub target: TargetId,
+    /// Chunks that are equal now.
+    pub done_chunks: u64,
+    /// Chunks of the target that fills.
+    pub total_chunks: u64,
+    /// The space that the chunks take which are equal now.
+    pub done_bytes: u64,
+    /// The space that all chunks take.
+    pub total_bytes: u64,
+    /// Chunks that were sent; the others were equal before.
+    pub sent_chunks: u64,
+    /// Bytes that were sent.
+    pub sent_bytes: u64,
+    /// Bytes sent in a second, lately.
+    pub bytes_per_second: u64,
+    /// Estimated by what became equal lately; `None` when nothing did.
+    pub seconds_left: Option<u64>,
+    /// Chunks that were passed over because they could not be read or sent. They are tried again at the end.
+    pub left_chunks: u64,
 }
 
 /// Renews the lease.
@@ -188,6 +217,10 @@ pub struct SpaceReply {
     pub disks: Vec<DiskSpace>,
     /// The last local state reported of each target.
     pub targets: Vec<(TargetId, LocalState)>,
+    /// The resyncs under way, as far as their nodes have reported them.
+    pub resyncs: Vec<ResyncReport>,
+    /// Targets that cannot be reached by the one which would refill them.
+    pub cut_off: Vec<TargetId>,
 }
 
 /// The space of one disk of one node.

@@ -28,6 +28,13 @@ impl Engine {
         state.targets.get(&target).map(|target| target.chain)
     }
 
+    /// How many chunks a target has, version floors among them; 0 for a target that is not here.
+    pub fn chunk_count(&self, target: TargetId) -> u64 {
+        let state = self.inner.state.lock();
+        let chunks = state.targets.get(&target).map(|target| target.chunks.len());
+        chunks.map_or(0, |count| count as u64)
+    }
+
     /// Makes a target, durably. One that is there for the same chain is fine.
     ///
     /// # Errors
