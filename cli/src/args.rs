@@ -1,10 +1,14 @@
 //! The command line. clap refuses unknown flags with the nearest right one and exit code 2; the help
 //! texts here are what most users read first, so they teach by example.
 
+mod bench;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::bench::{BenchArgs, BenchCommand, ChainArgs, ChainLoad};
 
 const EXAMPLES: &str = "\
 Try it on this machine (needs FUSE, as root or with fusermount3):
@@ -27,6 +31,9 @@ pub(crate) struct Args {
     /// Start a session of its own, so that the terminal's Ctrl-C and hang-up do not reach this process.
     #[arg(long, global = true, hide = true)]
     pub(crate) new_session: bool,
+    /// End when this process, which started this one, ends.
+    #[arg(long, value_name = "PID", global = true, hide = true)]
+    pub(crate) end_with: Option<u32>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -39,6 +46,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Look at the parts of a cluster: nodes, targets, chains; check a disk.
     Admin(AdminArgs),
+    /// How fast is it here, beside fio on the same disk?
+    Bench(BenchArgs),
     /// Mount the file system at a directory.
     Mount(MountArgs),
     /// Unmount it: flushes, ends sessions, then returns.

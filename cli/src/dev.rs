@@ -18,6 +18,7 @@ mod process;
 mod services;
 mod state;
 mod status;
+pub(crate) mod temporary;
 mod up;
 
 use common::env::Env;

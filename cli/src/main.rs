@@ -6,6 +6,7 @@
 
 mod admin;
 mod args;
+mod bench;
 mod cluster;
 mod dev;
 mod error;
@@ -17,6 +18,7 @@ mod serve;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use common::env::Env;
 
@@ -29,6 +31,12 @@ fn main() -> ExitCode {
     {
         // Harmless: the process only stays in the session it was started in.
         out::warn(&format!("cannot start a session of its own: {error}"));
+    }
+    if let Some(parent) = args.end_with
+        && let Err(error) = end_with(parent)
+    {
+        out::warn(&error::text(&error));
+        return ExitCode::from(error::FAILED);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -54,12 +62,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Lets the kernel kill this process when the one that started it ends.
+fn end_with(parent: u32) -> anyhow::Result<()> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("tie this process to its caller")?;
+    let now = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    anyhow::ensure!(now == Some(parent), "process {parent} has ended already");
+    Ok(())
+}
+
 async fn run(command: Command) -> anyhow::Result<()> {
     let env = Env::real();
     match command {
         Command::Dev(args) => dev::run(&env, args).await,
         Command::Status(args) => admin::status::run(&env, &args).await,
         Command::Admin(args) => admin::run(&env, &args).await,
+        Command::Bench(args) => bench::run(&env, args).await,
         Command::Mount(args) => mount::mount(&env, args).await,
         Command::Umount(args) => mount::umount(&env, &args).await,
         Command::Mgmtd(args) => serve::mgmtd(&env, &args).await,

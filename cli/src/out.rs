@@ -14,6 +14,12 @@ pub(crate) fn say(line: &str) {
         .is_err();
 }
 
+/// Prints one line of progress where standard output is for the result alone.
+pub(crate) fn progress(line: &str) {
+    // Nobody listens: nothing to tell them.
+    let _gone = writeln!(std::io::stderr().lock(), "{line}").is_err();
+}
+
 /// Prints one line to standard error.
 pub(crate) fn warn(line: &str) {
     // Without standard error there is no place left to complain.

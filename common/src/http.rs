@@ -2,7 +2,7 @@
 //!
 //! `/healthz` answers 200 and `ready`, or 503 and one line per reason why the process is not ready.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, http::StatusCode, routing::get};
 
@@ -12,6 +12,9 @@ use crate::{
     shutdown::ShutdownSignal,
     sync::Mutex,
 };
+
+/// How often the samples of histograms are put together: until then each takes memory.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a process is not ready yet: part -> reason. Ready when empty. Each change is logged.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +55,7 @@ pub async fn serve(
     mut shutdown: ShutdownSignal,
 ) -> io::Result<(SocketAddr, Task<()>)> {
     let recorder = metrics::install();
+    let kept = recorder.clone();
     let listener = tokio::net::TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     let router = extra
@@ -63,10 +67,20 @@ pub async fn serve(
             "/healthz",
             get(move || std::future::ready(health(&readiness))),
         );
+    let clock = env.clone();
     let task = env.spawn("admin-http", async move {
-        let served = axum::serve(listener, router)
-            .with_graceful_shutdown(async move { shutdown.wait().await })
-            .await;
+        let upkeep = async {
+            loop {
+                clock.sleep(UPKEEP_EVERY).await;
+                kept.run_upkeep();
+            }
+        };
+        let serving = axum::serve(listener, router)
+            .with_graceful_shutdown(async move { shutdown.wait().await });
+        let served = tokio::select! {
+            served = serving.into_future() => served,
+            () = upkeep => Ok(()),
+        };
         if let Err(error) = served {
             tracing::error!(%error, "the admin port stopped");
         }

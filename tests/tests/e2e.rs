@@ -1,5 +1,6 @@
 //! Real clusters of real processes. Each test states what a user may rely on.
 
+mod bench;
 mod build;
 mod copy;
 mod crash;

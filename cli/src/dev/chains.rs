@@ -13,21 +13,22 @@ use types::{
 };
 
 use super::state::Shape;
-use crate::{cluster::Cluster, out};
+use crate::cluster::Cluster;
 
 /// The one table a development cluster has.
 const TABLE: ChainTableId = ChainTableId(1);
 /// How long one look at the map waits for a newer one.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// Makes the chains when there are none; returns once every chain has a head.
+/// Makes the chains when there are none and says how many; returns once every chain has a head.
 pub(crate) async fn ensure(
     env: &Env,
     cluster: &Path,
     shape: &Shape,
     deadline: Instant,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<usize>> {
     let cluster = Cluster::open(env, cluster)?;
+    let mut made = None;
     let mut known = RoutingVersion(0);
     let mut routing = RoutingInfo::default();
     loop {
@@ -42,22 +43,18 @@ pub(crate) async fn ensure(
             continue;
         }
         if !routing.chains.is_empty() {
-            return Ok(());
+            return Ok(made);
         }
         let request = CreateChainsRequest {
             table: TABLE,
             count: shape.chains,
             replicas: shape.replicas,
         };
-        let made = cluster
+        let reply = cluster
             .call::<CreateChains>(&request, deadline)
             .await
             .context("create the chains")?;
-        let (count, replicas) = (made.chains.len(), shape.replicas);
-        out::say(&format!(
-            "  {:<12} {count} made, {replicas} copies each",
-            "chains"
-        ));
+        made = Some(reply.chains.len());
     }
 }
 

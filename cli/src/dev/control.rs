@@ -9,7 +9,8 @@ use rustix::process::Signal;
 use super::{
     lock, mounting,
     paths::Paths,
-    process, services,
+    process::{self, Lifetime},
+    services,
     state::{ServiceKind, State},
 };
 use crate::{error::Usage, out};
@@ -65,9 +66,9 @@ pub(crate) async fn start(env: &Env, dir: &Path, name: &str) -> anyhow::Result<(
         mounting::prepare(env, state.services[index].address.as_ref()).await?;
     }
     let begin = env.now();
-    let started = services::start(&paths, &mut state, index)?;
-    let deadline = begin + START_LIMIT;
-    services::wait_ready(env, &state.services[index], Some(&started), deadline).await?;
+    let started = services::start(&paths, &mut state, index, Lifetime::Its)?;
+    let (service, deadline) = (&state.services[index], begin + START_LIMIT);
+    services::wait_ready(env, service, Some(&started), deadline, out::say).await?;
     let seconds = env.now().duration_since(begin).as_secs_f64();
     out::say(&format!("{name} is ready ({seconds:.1} s)"));
     Ok(())

@@ -102,12 +102,22 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
     Some((state, start_ticks))
 }
 
+/// How long a process that a command starts may live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// Its own: it goes on when the command has ended.
+    Its,
+    /// The command's: the kernel kills it when the command ends, however that comes.
+    OfTheCommand,
+}
+
 /// Starts this same program with `args` in a session of its own, standard error appended to `log`.
 /// Keep the child to reap it while this command runs.
 /// No process when it has ended already; the log says why.
 pub(crate) fn spawn(
     args: &[&str],
     log: &Path,
+    lifetime: Lifetime,
 ) -> anyhow::Result<(Option<Process>, std::process::Child)> {
     if let Some(parent) = log.parent() {
         fs::create_dir_all(parent)
@@ -119,8 +129,13 @@ pub(crate) fn spawn(
         .open(log)
         .with_context(|| format!("cannot open the log {}", log.display()))?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let caller = std::process::id().to_string();
+    let limits: &[&str] = match lifetime {
+        Lifetime::Its => &["--new-session"],
+        Lifetime::OfTheCommand => &["--new-session", "--end-with", &caller],
+    };
     let child = Command::new(program)
-        .arg("--new-session")
+        .args(limits)
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -10,14 +10,15 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use common::env::{Env, Instant};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{
     health::{self, Health},
     paths::Paths,
-    ports, process,
+    ports,
+    process::{self, Lifetime},
     state::{Service, ServiceKind, Shape, State},
 };
-use crate::out;
 
 /// How often a starting service is asked.
 const POLL: Duration = Duration::from_millis(25);
@@ -87,7 +88,12 @@ pub(crate) struct Started {
 }
 
 /// Starts a service that is not running and writes its process down.
-pub(crate) fn start(paths: &Paths, state: &mut State, index: usize) -> anyhow::Result<Started> {
+pub(crate) fn start(
+    paths: &Paths,
+    state: &mut State,
+    index: usize,
+    lifetime: Lifetime,
+) -> anyhow::Result<Started> {
     let service = &mut state.services[index];
     let config = service.config.display().to_string();
     let args = match service.kind {
@@ -103,8 +109,8 @@ pub(crate) fn start(paths: &Paths, state: &mut State, index: usize) -> anyhow::R
         kind => vec![kind.word(), "--config", config.as_str()],
     };
     let log_start = service.log.metadata().map_or(0, |metadata| metadata.len());
-    let (process, child) =
-        process::spawn(&args, &service.log).with_context(|| format!("start {}", service.name))?;
+    let (process, child) = process::spawn(&args, &service.log, lifetime)
+        .with_context(|| format!("start {}", service.name))?;
     service.process = process;
     state.save(paths)?;
     Ok(Started {
@@ -113,12 +119,51 @@ pub(crate) fn start(paths: &Paths, state: &mut State, index: usize) -> anyhow::R
     })
 }
 
+/// Starts every server that does not run, all at once, and waits until each is ready; `tell` hears of it line by line.
+/// What was started must be kept to the end of the command.
+pub(crate) async fn start_servers(
+    env: &Env,
+    paths: &Paths,
+    state: &mut State,
+    lifetime: Lifetime,
+    deadline: Instant,
+    tell: impl Fn(&str),
+) -> anyhow::Result<Vec<Option<Started>>> {
+    let mut started: Vec<Option<Started>> = Vec::new();
+    for index in 0..state.services.len() {
+        let service = &state.services[index];
+        let wanted = service.kind != ServiceKind::Mount && service.running().is_none();
+        started.push(
+            wanted
+                .then(|| start(paths, state, index, lifetime))
+                .transpose()?,
+        );
+    }
+    let begin = env.now();
+    let servers = state.services.iter().zip(&started);
+    let mut waits: FuturesUnordered<_> = servers
+        .filter(|(service, _)| service.kind != ServiceKind::Mount)
+        .map(async |(service, started)| {
+            let ready = wait_ready(env, service, started.as_ref(), deadline, &tell).await;
+            (service, ready)
+        })
+        .collect();
+    while let Some((service, ready)) = waits.next().await {
+        ready?;
+        let seconds = env.now().duration_since(begin).as_secs_f64();
+        tell(&format!("  {:<12} ready ({seconds:.1} s)", service.name));
+    }
+    drop(waits);
+    Ok(started)
+}
+
 /// Waits until a service says that it is ready. Says why not when it takes long, dies or never is.
 pub(crate) async fn wait_ready(
     env: &Env,
     service: &Service,
     started: Option<&Started>,
     deadline: Instant,
+    tell: impl Fn(&str),
 ) -> anyhow::Result<()> {
     let patient_until = env.now() + PATIENCE;
     let mut told = String::new();
@@ -140,7 +185,7 @@ pub(crate) async fn wait_ready(
             );
         }
         if now >= patient_until && reason != told {
-            out::say(&format!("  {:<12} waits: {reason}", service.name));
+            tell(&format!("  {:<12} waits: {reason}", service.name));
             told = reason;
         }
         env.sleep(POLL).await;

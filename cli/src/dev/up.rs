@@ -11,13 +11,13 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use common::env::{Env, Instant};
-use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{
     chains, check, configs, health, lock, mounting,
     paths::Paths,
-    services::{self, Started},
-    state::{ServiceKind, Shape, State},
+    process::Lifetime,
+    services,
+    state::{Shape, State},
 };
 use crate::{
     args::{DevUpArgs, KvBackend, Transport},
@@ -44,8 +44,17 @@ pub(crate) async fn run(env: &Env, args: &DevUpArgs) -> anyhow::Result<()> {
         summary(&paths, &mut state);
         return Ok(());
     }
-    start_servers(env, &paths, &mut state, deadline).await?;
-    chains::ensure(env, &paths.cluster(), &state.shape, deadline).await?;
+    let lifetime = Lifetime::Its;
+    let _started =
+        services::start_servers(env, &paths, &mut state, lifetime, deadline, out::say).await?;
+    let made = chains::ensure(env, &paths.cluster(), &state.shape, deadline).await?;
+    if let Some(count) = made {
+        let replicas = state.shape.replicas;
+        out::say(&format!(
+            "  {:<12} {count} made, {replicas} copies each",
+            "chains"
+        ));
+    }
     start_mount(env, &paths, &mut state, deadline).await?;
     check::works(env, state.mount().address.as_ref(), CHECK_LIMIT).await?;
     let seconds = env.now().duration_since(begin).as_secs_f64();
@@ -176,39 +185,6 @@ async fn is_up(env: &Env, state: &mut State) -> bool {
     mount_table::mounted_at(&point).is_ok_and(|entry| entry.is_some())
 }
 
-async fn start_servers(
-    env: &Env,
-    paths: &Paths,
-    state: &mut State,
-    deadline: Instant,
-) -> anyhow::Result<()> {
-    let mut started: Vec<Option<Started>> = Vec::new();
-    for index in 0..state.services.len() {
-        let service = &state.services[index];
-        let wanted = service.kind != ServiceKind::Mount && service.running().is_none();
-        started.push(
-            wanted
-                .then(|| services::start(paths, state, index))
-                .transpose()?,
-        );
-    }
-    let begin = env.now();
-    let servers = state.services.iter().zip(&started);
-    let mut waits: FuturesUnordered<_> = servers
-        .filter(|(service, _)| service.kind != ServiceKind::Mount)
-        .map(async |(service, started)| {
-            let ready = services::wait_ready(env, service, started.as_ref(), deadline).await;
-            (service, ready)
-        })
-        .collect();
-    while let Some((service, ready)) = waits.next().await {
-        ready?;
-        let seconds = env.now().duration_since(begin).as_secs_f64();
-        out::say(&format!("  {:<12} ready ({seconds:.1} s)", service.name));
-    }
-    Ok(())
-}
-
 async fn start_mount(
     env: &Env,
     paths: &Paths,
@@ -220,9 +196,10 @@ async fn start_mount(
     let mut started = None;
     if state.services[index].running().is_none() {
         mounting::prepare(env, &point).await?;
-        started = Some(services::start(paths, state, index)?);
+        started = Some(services::start(paths, state, index, Lifetime::Its)?);
     }
-    services::wait_ready(env, &state.services[index], started.as_ref(), deadline).await?;
+    let service = &state.services[index];
+    services::wait_ready(env, service, started.as_ref(), deadline, out::say).await?;
     if mount_table::mounted_at(&point)?.is_none() {
         bail!(
             "the mount process runs, but nothing is mounted at {}; run `penstock dev kill mount`, then \

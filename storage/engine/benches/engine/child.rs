@@ -10,6 +10,11 @@ use std::{
 
 use common::{buf::BufPool, env::Env};
 use engine::{ChunkKey, Engine, EngineConfig, SizeClass};
+use measure::{
+    Failure, SMALL_BYTES,
+    load::{Payloads, Work, drive},
+    process,
+};
 use rustix::{
     fs::{FallocateFlags, fallocate, statvfs},
     io::Errno,
@@ -17,9 +22,8 @@ use rustix::{
 use serde_json::{Value, json};
 
 use super::{
-    Failure, POOL_BYTES, SMALL_BYTES,
-    load::{self, Creator, Payloads, Work},
-    process,
+    POOL_BYTES,
+    load::{self, Creator},
 };
 
 /// Says that what follows is for such a process.
@@ -124,17 +128,17 @@ async fn build(env: &Env, disk: PathBuf, chunks: u32, length: u32) -> Result<Val
         creator,
         disk: sparse.then(|| disk.clone()),
     });
-    let done = load::drive(env, team, Duration::from_secs(24 * 3600)).await?;
+    let done = drive(env, team, Duration::from_secs(24 * 3600)).await?;
     Ok(json!({ "chunks": chunks, "per_second": done.per_second() }))
 }
 
 async fn open(env: &Env, disk: PathBuf) -> Result<Value, Failure> {
     let pool = BufPool::new(POOL_BYTES);
-    let before = process::resident_bytes()?;
+    let before = process::resident_bytes(std::process::id())?;
     let start = env.now();
     let engine = Engine::open(env, &disk, config(), pool).await?;
     let seconds = (env.now() - start).as_secs_f64();
-    let grown = process::resident_bytes()?.saturating_sub(before);
+    let grown = process::resident_bytes(std::process::id())?.saturating_sub(before);
     engine.close().await;
     Ok(json!({ "seconds": seconds, "grown_bytes": grown }))
 }

@@ -1,4 +1,4 @@
-//! The load on the engine: tasks that each do one operation after the other, as many as the depth says.
+//! The load on the engine.
 //!
 //! A task that writes has chunks of its own, as the replica above serializes the updates of a chunk. An update is
 //! done when it is acknowledged, so durable, and committed.
@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use common::{
@@ -17,6 +16,10 @@ use common::{
     env::Env,
 };
 use engine::{Change, ChunkKey, Engine, EngineConfig, ReadVersion, UpdateRequest};
+use measure::{
+    Failure, LARGE_BYTES as CHUNK_BYTES,
+    load::{Payloads, Random, Work},
+};
 use types::{
     checksum::Checksum,
     chunk::{ChunkId, Update, UpdateTag},
@@ -24,15 +27,10 @@ use types::{
     version::{ChainVersion, ChunkVersion},
 };
 
-use super::{CHUNK_BYTES, Failure, SMALL_BYTES};
-
 const TARGET: TargetId = TargetId(1);
 const CHAIN_VERSION: ChainVersion = ChainVersion(1);
 /// Chunks in a file: the records of a disk belong to many files.
 const CHUNKS_PER_FILE: u32 = 1024;
-/// Large payloads to choose from, so that no two neighbours on the disk are equal.
-const LARGE_PAYLOADS: usize = 16;
-
 /// A chunk by its position in the data set.
 pub(crate) fn key(number: u32) -> ChunkKey {
     ChunkKey {
@@ -54,116 +52,6 @@ pub(crate) async fn open(
     let engine = Engine::open(env, dir, config, pool.clone()).await?;
     engine.create_target(TARGET, ChainId(1)).await?;
     Ok(engine)
-}
-
-/// Random bytes with their checksums, made before the clock runs: the caller of the engine has them at hand too.
-#[derive(Clone)]
-pub(crate) struct Payloads {
-    large: Arc<[(SharedBuf, Checksum)]>,
-    small: Arc<[(SharedBuf, Checksum)]>,
-}
-
-impl Payloads {
-    pub(crate) fn new(env: &Env, pool: &BufPool) -> Self {
-        let mut random = Random::new(env);
-        let large = (0..LARGE_PAYLOADS).map(|_| {
-            let mut buf = pool.allocate(CHUNK_BYTES as usize);
-            for word in buf.chunks_exact_mut(8) {
-                word.copy_from_slice(&random.next().to_le_bytes());
-            }
-            buf.freeze()
-        });
-        let with_checksum = |buf: SharedBuf| {
-            let checksum = Checksum::of(&buf);
-            (buf, checksum)
-        };
-        let large: Arc<[_]> = large.map(with_checksum).collect();
-        let (first, _) = &large[0];
-        let step = SMALL_BYTES as usize;
-        let small = (0..first.len() / step).map(|at| first.slice(at * step..(at + 1) * step));
-        let small = small.map(with_checksum).collect();
-        Self { large, small }
-    }
-
-    fn choose(&self, length: u32, random: &mut Random) -> (SharedBuf, Checksum) {
-        let from = if length == CHUNK_BYTES {
-            &self.large
-        } else {
-            &self.small
-        };
-        let choice = random.below(u32::try_from(from.len()).unwrap_or(u32::MAX));
-        from[choice as usize].clone()
-    }
-}
-
-/// A generator of each task's own: the shared one of `Env` has a lock, which would be measured too.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(env: &Env) -> Self {
-        Self(env.random_u64() | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u32) -> u32 {
-        let number = ((self.next() >> 32) * u64::from(limit)) >> 32;
-        u32::try_from(number).expect("the product of two numbers of 32 bits, of which 32 are left")
-    }
-}
-
-/// What one task does.
-pub(crate) trait Work: Send + 'static {
-    /// One operation; false when there is nothing left to do.
-    fn step(&mut self) -> impl Future<Output = Result<bool, Failure>> + Send;
-}
-
-/// What all of them did.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Done {
-    pub(crate) operations: u64,
-    pub(crate) elapsed: Duration,
-}
-
-impl Done {
-    pub(crate) fn per_second(self) -> f64 {
-        self.operations as f64 / self.elapsed.as_secs_f64()
-    }
-}
-
-/// Lets the workers work until the time is over or nothing is left to do.
-pub(crate) async fn drive<W: Work>(
-    env: &Env,
-    workers: impl IntoIterator<Item = W>,
-    limit: Duration,
-) -> Result<Done, Failure> {
-    let workers: Vec<W> = workers.into_iter().collect();
-    let start = env.now();
-    let deadline = start + limit;
-    let tasks = workers.into_iter().map(|mut worker| {
-        let clock = env.clone();
-        env.spawn("bench-load", async move {
-            let mut operations = 0;
-            while clock.now() < deadline && worker.step().await? {
-                operations += 1;
-            }
-            Ok::<u64, Failure>(operations)
-        })
-    });
-    let tasks: Vec<_> = tasks.collect();
-    let mut operations = 0;
-    for task in tasks {
-        operations += task.join().await.ok_or("a task of the load panicked")??;
-    }
-    Ok(Done {
-        operations,
-        elapsed: env.now() - start,
-    })
 }
 
 /// Reads at random.

@@ -7,41 +7,30 @@
 #![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 mod child;
-mod fio;
 mod load;
 mod options;
-mod process;
 mod records;
 mod speed;
-mod table;
 
 use std::{
-    error::Error,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use common::{buf::BufPool, env::Env};
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
-
-use self::{
-    fio::Fio,
+use common::{buf::BufPool, env::Env, shutdown::termination};
+use measure::{
+    Failure,
+    fio::{self, Fio},
     load::Payloads,
-    options::{Invocation, Options, Section},
-    table::Row,
+    process,
+    scratch::Scratch,
+    table::{self, Row},
 };
+use serde_json::json;
+use tokio::runtime::Runtime;
 
-/// What went wrong, for the person who called.
-pub(crate) type Failure = Box<dyn Error + Send + Sync>;
-
-/// The bytes of a chunk, and of the large requests.
-pub(crate) const CHUNK_BYTES: u32 = 1 << 20;
-/// The bytes of the small requests.
-pub(crate) const SMALL_BYTES: u32 = 4096;
+use self::options::{Invocation, Options, Section};
 
 /// As a server has it.
 const WORKER_THREADS: usize = 2;
@@ -112,34 +101,6 @@ impl Bench {
     }
 }
 
-/// Removes a directory if it is still empty and was made by this run.
-struct MadeDir(Option<PathBuf>);
-
-impl MadeDir {
-    fn new(dir: &Path) -> io::Result<Self> {
-        let made = !dir.exists();
-        fs::create_dir_all(dir)?;
-        Ok(Self(made.then(|| dir.to_owned())))
-    }
-}
-
-impl Drop for MadeDir {
-    fn drop(&mut self) {
-        if let Some(dir) = &self.0 {
-            // Somebody else may have put something there meanwhile.
-            drop(fs::remove_dir(dir));
-        }
-    }
-}
-
-async fn interrupted() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result,
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
 fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -149,28 +110,49 @@ fn runtime() -> io::Result<Runtime> {
 
 fn run(options: Options) -> Result<(), Failure> {
     let version = fio::version()?;
-    let _made = MadeDir::new(&options.dir)?;
-    let dir = tempfile::Builder::new()
-        .prefix("run-")
-        .tempdir_in(&options.dir)?;
-    process::check_space(dir.path(), options.space_needed())?;
+    let scratch = Scratch::new(&Env::real(), &options.dir)?;
+    process::check_space(scratch.path(), options.space_needed())?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
-        let bench = Bench::new(options, dir.path());
+        let bench = Bench::new(options, scratch.path());
         let rows = tokio::select! {
             rows = bench.measure() => rows?,
-            signal = interrupted() => {
+            signal = termination() => {
                 signal?;
                 return Err("interrupted".into());
             }
         };
-        table::print(&bench.options, &version, &rows)?;
-        Ok(())
+        print(&bench.options, &version, &rows)
     });
     // First everything that uses the files, then the files.
     drop(runtime);
-    dir.close()?;
+    scratch.close()?;
     outcome
+}
+
+#[allow(clippy::print_stdout, reason = "the result of the program")]
+fn print(options: &Options, fio: &str, rows: &[Row]) -> Result<(), Failure> {
+    if options.json {
+        let object = json!({
+            "fio": fio,
+            "size_bytes": options.size,
+            "seconds": options.seconds,
+            "rounds": options.rounds,
+            "chunks": options.chunks,
+            "figures": table::json("engine", rows),
+        });
+        println!("{}", serde_json::to_string_pretty(&object)?);
+        return Ok(());
+    }
+    println!("{}", table::text("engine", rows));
+    println!(
+        "raw is {fio} with io_uring and O_DIRECT on a file of {} MiB; {} rounds of {} s each, in turns.",
+        options.size >> 20,
+        options.rounds,
+        options.seconds
+    );
+    println!("A ratio is the median of the rounds' ratios, spread their least and greatest.");
+    Ok(())
 }
 
 fn main() -> ExitCode {

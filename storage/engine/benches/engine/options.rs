@@ -134,7 +134,7 @@ impl Given {
         Ok(Options {
             dir: self.dir.unwrap_or_else(default_dir),
             // Whole chunks, for both sides.
-            size: size - size % u64::from(super::CHUNK_BYTES),
+            size: size - size % u64::from(measure::LARGE_BYTES),
             seconds: self.seconds.unwrap_or(pick(3, 10).into()),
             rounds: self.rounds.unwrap_or(pick(3, 5)),
             chunks: self.chunks.unwrap_or(pick(200_000, 1_000_000)),

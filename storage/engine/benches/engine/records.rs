@@ -7,15 +7,17 @@
 
 use std::process::Stdio;
 
+use measure::{
+    Failure, LARGE_BYTES as CHUNK_BYTES, SMALL_BYTES, process,
+    table::{Goal, Row, Unit, median},
+};
 use serde_json::Value;
 use tokio::process::Command;
 
 use super::{
-    Bench, CHUNK_BYTES, Failure, SMALL_BYTES,
+    Bench,
     child::{self, Task},
     options::Options,
-    process,
-    table::{Goal, Row, Unit, median},
 };
 
 /// Times that a closed disk is opened, for the median: how memory is handed out differs from process to process.

@@ -3,13 +3,17 @@
 use std::{fs, io, path::PathBuf, time::Duration};
 
 use engine::{Engine, EngineConfig, SizeClass};
-
-use super::{
-    Bench, CHUNK_BYTES, Failure, SMALL_BYTES,
+use measure::{
+    Failure, LARGE_BYTES as CHUNK_BYTES, SMALL_BYTES,
     fio::{Job, Place, Raw},
-    load::{self, Creator, Done, Overwriter, Random, Reader},
+    load::{Done, Random, drive},
     process,
     table::{Goal, Row, Unit},
+};
+
+use super::{
+    Bench,
+    load::{self, Creator, Overwriter, Reader},
 };
 
 const LARGE_DEPTH: u32 = 16;
@@ -85,7 +89,7 @@ async fn create(
 ) -> Result<Done, Failure> {
     let what = (chunks, CHUNK_BYTES);
     let team = Creator::team(&bench.env, engine, &bench.payloads, what, LARGE_DEPTH);
-    load::drive(&bench.env, team, limit).await
+    drive(&bench.env, team, limit).await
 }
 
 pub(crate) async fn reads(bench: &Bench) -> Result<Vec<Row>, Failure> {
@@ -147,11 +151,12 @@ async fn read(bench: &Bench, length: u32, depth: u32) -> Result<(Done, f64), Fai
             length,
             random: Random::new(&bench.env),
         };
-        let before = process::cpu_time()?;
+        let before = process::cpu_time(std::process::id())?;
         let readers = (0..depth).map(reader);
-        let done = load::drive(&bench.env, readers, bench.options.time()).await?;
-        let used = process::cpu_time()?.saturating_sub(before);
-        Ok((done, used.as_secs_f64() * 1e6 / done.operations as f64))
+        let done = drive(&bench.env, readers, bench.options.time()).await?;
+        let used = process::cpu_time(std::process::id())?.saturating_sub(before);
+        let each = used.as_secs_f64() * 1e6 / done.operations as f64;
+        Ok((done, each))
     })
     .await
 }
@@ -175,11 +180,11 @@ impl Writes {
         }
     }
 
-    async fn add(&mut self, bench: &Bench, done: Done) -> Result<(), Failure> {
+    async fn add(&mut self, bench: &Bench, per_second: f64) -> Result<(), Failure> {
         for (row, sync_every) in [(&mut self.plain, 0), (&mut self.durable, LARGE_DEPTH)] {
             let job = job("write", CHUNK_BYTES, LARGE_DEPTH, sync_every);
             let raw = raw(bench, job, &self.place).await?;
-            row.add(done.per_second(), Some(raw.operations_per_second));
+            row.add(per_second, Some(raw.operations_per_second));
         }
         Ok(())
     }
@@ -207,10 +212,9 @@ pub(crate) async fn new_chunks(bench: &Bench) -> Result<Vec<Row>, Failure> {
             })
             .await?;
             remove(bench, disk(bench)).await?;
-            total.operations += done.operations;
-            total.elapsed += done.elapsed;
+            total.add(&done);
         }
-        writes.add(bench, total).await?;
+        writes.add(bench, total.per_second()).await?;
     }
     Ok(writes.rows())
 }
@@ -228,7 +232,7 @@ pub(crate) async fn replacements(bench: &Bench) -> Result<Vec<Row>, Failure> {
             overwrite(bench, engine, chunks, LARGE_DEPTH).await
         })
         .await?;
-        writes.add(bench, done).await?;
+        writes.add(bench, done.per_second()).await?;
     }
     Ok(writes.rows())
 }
@@ -240,7 +244,7 @@ async fn overwrite(
     depth: u32,
 ) -> Result<Done, Failure> {
     let team = Overwriter::team(&bench.env, engine, &bench.payloads, chunks, depth)?;
-    load::drive(&bench.env, team, bench.options.time()).await
+    drive(&bench.env, team, bench.options.time()).await
 }
 
 pub(crate) async fn overwrites(bench: &Bench) -> Result<Vec<Row>, Failure> {
@@ -256,19 +260,19 @@ pub(crate) async fn overwrites(bench: &Bench) -> Result<Vec<Row>, Failure> {
         bench.progress(&format!("4 KiB overwrites, round {round}"));
         let chunks = (chunks(bench)?, SMALL_BYTES);
         let (done, before, start) = with_engine(bench, disk(bench), async |engine| {
-            let (before, start) = (process::written_bytes()?, bench.env.now());
+            let (before, start) = (process::written_bytes(std::process::id())?, bench.env.now());
             let done = overwrite(bench, engine, chunks, SMALL_DEPTH).await?;
             Ok((done, before, start))
         })
         .await?;
         let elapsed = bench.env.now() - start;
-        let written = process::written_bytes()? - before;
+        let written = process::written_bytes(std::process::id())? - before;
         let job = job("randwrite", SMALL_BYTES, SMALL_DEPTH, SMALL_DEPTH);
         let raw = raw(bench, job, &Place::Prepared).await?;
         let raw = raw.operations_per_second;
-        let until_closed = Done { elapsed, ..done };
+        let until_closed = done.operations as f64 / elapsed.as_secs_f64();
         rate.add(done.per_second(), Some(raw));
-        closed.add(until_closed.per_second(), Some(raw));
+        closed.add(until_closed, Some(raw));
         bytes.add(written as f64 / done.operations as f64, None);
     }
     Ok(vec![rate, closed, bytes])

@@ -1,7 +1,7 @@
 //! fio, the measure: what the disk gives to a program that does nothing but I/O.
 //!
-//! It writes to a file that was written in full before, or, where the engine makes new files too, to a new one. It
-//! reads what the engine reads: how fast a virtual disk is may depend on where a file lies.
+//! It writes to a file that was written in full before, or, where the other side makes new files too, to a new one. It
+//! reads what the other side reads: how fast a virtual disk is may depend on where a file lies.
 
 use std::{
     fs, io,
@@ -12,10 +12,13 @@ use std::{
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{CHUNK_BYTES, Failure};
+use crate::{Failure, LARGE_BYTES};
 
-/// The version; an error that says how to get it when it is not there.
-pub(crate) fn version() -> Result<String, Failure> {
+/// The version.
+///
+/// # Errors
+/// It is not there; says how to get it.
+pub fn version() -> Result<String, Failure> {
     let output = std::process::Command::new("fio").arg("--version").output();
     match output {
         Ok(output) if output.status.success() => {
@@ -26,18 +29,21 @@ pub(crate) fn version() -> Result<String, Failure> {
 }
 
 /// What fio does.
-#[derive(Clone, Copy)]
-pub(crate) struct Job {
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
     /// As fio calls it.
-    pub(crate) kind: &'static str,
-    pub(crate) block_bytes: u32,
-    pub(crate) depth: u32,
+    pub kind: &'static str,
+    /// Of one request.
+    pub block_bytes: u32,
+    /// Requests under way.
+    pub depth: u32,
     /// An fdatasync after so many writes; 0: never, so nothing is durable.
-    pub(crate) sync_every: u32,
+    pub sync_every: u32,
 }
 
 /// Where it works.
-pub(crate) enum Place {
+#[derive(Clone, Debug)]
+pub enum Place {
     /// On a file that was written in full.
     Prepared,
     /// On a new file, for which space was set aside (fallocate(2)), once from start to end.
@@ -47,22 +53,29 @@ pub(crate) enum Place {
 }
 
 /// What it got.
-#[derive(Clone, Copy)]
-pub(crate) struct Raw {
-    pub(crate) operations_per_second: f64,
+#[derive(Clone, Copy, Debug)]
+pub struct Raw {
+    /// Requests done in a second.
+    pub operations_per_second: f64,
     /// Processor microseconds of one operation.
-    pub(crate) cpu_microseconds: f64,
+    pub cpu_microseconds: f64,
+    /// The time within which half of the requests were done.
+    pub half_microseconds: f64,
+    /// The time within which 99 of 100 were done.
+    pub most_microseconds: f64,
 }
 
 /// fio with its file.
-pub(crate) struct Fio {
+#[derive(Debug)]
+pub struct Fio {
     file: PathBuf,
     size: u64,
     seconds: u64,
 }
 
 impl Fio {
-    pub(crate) fn new(file: PathBuf, size: u64, seconds: u64) -> Self {
+    /// For a file of `size` bytes; measures for so many seconds.
+    pub fn new(file: PathBuf, size: u64, seconds: u64) -> Self {
         Self {
             file,
             size,
@@ -71,10 +84,13 @@ impl Fio {
     }
 
     /// Writes the file once from start to end.
-    pub(crate) async fn lay_out(&self) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// What fio said.
+    pub async fn lay_out(&self) -> Result<(), Failure> {
         let job = Job {
             kind: "write",
-            block_bytes: CHUNK_BYTES,
+            block_bytes: LARGE_BYTES,
             depth: 16,
             sync_every: 0,
         };
@@ -84,11 +100,18 @@ impl Fio {
     }
 
     /// Gives the space of the file back.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn remove(&self) -> io::Result<()> {
         remove(&self.file)
     }
 
-    pub(crate) async fn run(&self, job: Job, place: &Place) -> Result<Raw, Failure> {
+    /// Measures.
+    ///
+    /// # Errors
+    /// What fio said.
+    pub async fn run(&self, job: Job, place: &Place) -> Result<Raw, Failure> {
         let time = [
             "--time_based".to_owned(),
             format!("--runtime={}", self.seconds),
@@ -108,21 +131,7 @@ impl Fio {
                 report?
             }
         };
-        let report = report.pointer("/jobs/0");
-        let number = |path: &str| report.and_then(|report| report.pointer(path)?.as_f64());
-        let side = if job.kind.ends_with("read") {
-            "read"
-        } else {
-            "write"
-        };
-        let raw = number(&format!("/{side}/iops")).and_then(|rate| {
-            let cpu_percent = number("/usr_cpu")? + number("/sys_cpu")?;
-            Some(Raw {
-                operations_per_second: rate,
-                cpu_microseconds: cpu_percent / 100.0 * 1e6 / rate,
-            })
-        });
-        raw.ok_or_else(|| "the report of fio is not as expected".into())
+        result(&report, job).ok_or_else(|| "the report of fio is not as expected".into())
     }
 
     async fn start(&self, job: Job, files: &[&PathBuf], more: &[String]) -> Result<Value, Failure> {
@@ -143,6 +152,7 @@ impl Fio {
             .arg("--thread")
             // Blocks are drawn as the engine's load draws them: with repetition, others each time.
             .args(["--norandommap", "--randrepeat=0"])
+            .args(["--lat_percentiles=1", "--percentile_list=50:99"])
             .args(more);
         if job.sync_every > 0 {
             command.arg(format!("--fdatasync={}", job.sync_every));
@@ -159,6 +169,28 @@ impl Fio {
         let report = stdout.find('{').map_or("", |start| &stdout[start..]);
         Ok(serde_json::from_str(report)?)
     }
+}
+
+fn result(report: &Value, job: Job) -> Option<Raw> {
+    let report = report.pointer("/jobs/0")?;
+    let number = |path: &str| report.pointer(path)?.as_f64();
+    let side = if job.kind.ends_with("read") {
+        "read"
+    } else {
+        "write"
+    };
+    let rate = number(&format!("/{side}/iops"))?;
+    let cpu_percent = number("/usr_cpu")? + number("/sys_cpu")?;
+    let within = |percent: &str| {
+        let nanos = number(&format!("/{side}/lat_ns/percentile/{percent}"));
+        nanos.map(|nanos| nanos / 1000.0)
+    };
+    Some(Raw {
+        operations_per_second: rate,
+        cpu_microseconds: cpu_percent / 100.0 * 1e6 / rate,
+        half_microseconds: within("50.000000")?,
+        most_microseconds: within("99.000000")?,
+    })
 }
 
 fn remove(file: &Path) -> io::Result<()> {
