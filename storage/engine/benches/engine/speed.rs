@@ -155,7 +155,8 @@ async fn read(bench: &Bench, length: u32, depth: u32) -> Result<(Done, f64), Fai
         let readers = (0..depth).map(reader);
         let done = drive(&bench.env, readers, bench.options.time()).await?;
         let used = process::cpu_time(std::process::id())?.saturating_sub(before);
-        Ok((done, used.as_secs_f64() * 1e6 / done.operations as f64))
+        let each = used.as_secs_f64() * 1e6 / done.operations as f64;
+        Ok((done, each))
     })
     .await
 }
