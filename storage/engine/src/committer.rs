@@ -62,6 +62,7 @@ pub(crate) struct Entry {
     /// The group whose data must be durable before.
     pub(crate) dirty: Option<GroupId>,
     /// What this change replaces: held until the change is durable.
+    #[expect(dead_code, reason = "it is only held, for its slots")]
     pub(crate) replaced: Option<Record>,
 }
 
@@ -269,12 +270,7 @@ enum Step {
 }
 
 impl Shared {
-    fn push(&self, mut entry: Option<Entry>, awaited: bool) -> Durability {
-        if self.env.makes_mistake("reuse-slot-early")
-            && let Some(entry) = &mut entry
-        {
-            entry.replaced = None;
-        }
+    fn push(&self, entry: Option<Entry>, awaited: bool) -> Durability {
         let (waiting, receiver) = if awaited {
             let (sender, receiver) = oneshot::channel();
             (Some(sender), Some(receiver))

@@ -31,15 +31,13 @@ const MAPS_MAX: u32 = 2000;
 /// - `acknowledge-early`: a change that the successor did not take is committed as if there were none (W11);
 /// - `serve-pending`: a read takes what is pending without asking the last serving target (D2);
 /// - `forget-channels`: a retry runs again (W2);
-/// - `forget-floor`: a removed chunk leaves no version behind (W12);
-/// - `reuse-slot-early`: a slot is free before the record that releases it is durable (E5).
-pub const MISTAKES: [&str; 6] = [
+/// - `forget-floor`: a removed chunk leaves no version behind (W12).
+pub const MISTAKES: [&str; 5] = [
     "skip-lease",
     "acknowledge-early",
     "serve-pending",
     "forget-channels",
     "forget-floor",
-    "reuse-slot-early",
 ];
 
 /// What a run came to.
