@@ -11,8 +11,7 @@
 //! - not made here, not passed on: nothing; the error says why;
 //! - made here, refused for sure by the successor, and nothing of this version was here before: taken
 //!   back, so that a full disk somewhere does not leave a version that nobody can finish;
-//! - made here, unclear further down: it stays pending, and is settled before the chunk's next change: committed, or taken
-//!   back when the successor surely does not hold it and cannot take it;
+//! - made here, unclear further down: it stays pending, and is settled before the chunk's next change;
 //! - not made here, perhaps made further down: this replica is behind, and leaves the chain to be resynced.
 
 use common::{buf::SharedBuf, env::Instant};
@@ -145,31 +144,20 @@ pub(crate) async fn make(
     Ok(done)
 }
 
-/// What became of a pending version.
-#[derive(Debug)]
-pub(crate) enum Settled {
-    /// It is committed here and at everyone behind.
-    Committed,
-    /// Nobody holds it any more: the successor did not, and said why it cannot.
-    TakenBack(Status),
-}
-
-/// Decides the version that an earlier attempt left pending. The caller has the chunk's turn.
-///
-/// A serving successor that held it would say so instead of refusing it (`Follow::AlreadyDone`, `Follow::Settle`). So
-/// after a refusal nobody behind this replica holds it, nobody has read it, and it can be forgotten: a full disk
-/// somewhere then keeps no file from being removed.
+/// Finishes the version that an earlier attempt left pending. The caller has the chunk's turn. `content` is that version as a
+/// whole, when the caller has it.
 ///
 /// # Errors
-/// It stays pending then.
+/// It stays pending then, also when the successor refuses it: an earlier request may still be on its way there.
 pub(crate) async fn settle(
     node: &Node,
     target: &Target,
     meta: &ChunkMeta,
+    content: Option<SharedBuf>,
     deadline: Instant,
-) -> Result<Settled, Status> {
+) -> Result<(), Status> {
     let Some(pending) = &meta.pending else {
-        return Ok(Settled::Committed);
+        return Ok(());
     };
     metrics::settled();
     let change = Change {
@@ -184,7 +172,7 @@ pub(crate) async fn settle(
         },
         update_version: pending.update_version,
         tag: pending.tag,
-        payload: None,
+        payload: content,
         checksum: pending.checksum,
     };
     let outcome = Outcome {
@@ -193,16 +181,8 @@ pub(crate) async fn settle(
         checksum: pending.checksum,
     };
     let passed = PassOn::new(node, target, &change, deadline).run(true).await;
-    if let Passed::Failed(status) = &passed
-        && classify(status.code) == Failure::Final
-    {
-        let engine = target.disk.engine()?;
-        engine.discard_pending(target.key(change.chunk)).await?;
-        tracing::info!(target = target.id.0, chunk = %change.chunk, version = change.update_version.0, %status, "a pending version is taken back");
-        return Ok(Settled::TakenBack(status.clone()));
-    }
     finish(node, target, &change, outcome, passed).await?;
-    Ok(Settled::Committed)
+    Ok(())
 }
 
 /// The smallest chunk size that holds this many bytes, for a chunk whose file is not known here.
@@ -306,7 +286,7 @@ fn fail_disk(node: &Node, target: &Target, error: &EngineError) {
 }
 
 /// The same failure for a caller who must not take it for "nothing happened".
-fn unclear(status: Status) -> Status {
+pub(crate) fn unclear(status: Status) -> Status {
     if classify(status.code) == Failure::Unknown {
         return status;
     }

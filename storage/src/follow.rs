@@ -2,14 +2,14 @@
 
 use common::{buf::SharedBuf, env::Instant};
 use types::{
-    chunk::Update,
+    chunk::{ChunkMeta, Update},
     rpc::storage::{ForwardKind, ForwardReply, ForwardRequest},
     status::{Status, StatusCode},
     target::PublicState,
 };
 
 use crate::{
-    change::{self, Change, Settled},
+    change::{self, Change},
     node::Node,
     replica::{
         forward::{Follow, on_forward, reply},
@@ -48,7 +48,9 @@ pub(crate) async fn forward(
     let engine = target.disk.engine()?;
     let key = target.key(request.chunk);
     let meta = engine.get(key)?;
-    let mut had_pending = meta.as_ref().is_some_and(|meta| meta.pending.is_some());
+    // What a syncing target holds pending is of an earlier life: nobody counts on it.
+    let mut had_pending =
+        state == PublicState::Serving && meta.as_ref().is_some_and(|meta| meta.pending.is_some());
     match on_forward(state, &request, meta.as_ref()) {
         Follow::AlreadyDone(reply) => {
             learn(node, &target, meta.as_ref(), &request);
@@ -77,16 +79,7 @@ pub(crate) async fn forward(
         }
         // A damaged one is written anew.
         Follow::Settle if !target.is_damaged(request.chunk) => {
-            let meta =
-                meta.ok_or_else(|| Status::new(StatusCode::Internal, "nothing to settle"))?;
-            if let Settled::TakenBack(status) =
-                change::settle(node, &target, &meta, deadline).await?
-            {
-                return Err(status);
-            }
-            let meta = engine.get(key)?;
-            learn(node, &target, meta.as_ref(), &request);
-            return Ok(reply(meta.as_ref(), version));
+            return settle(node, &target, (meta, payload), &request, deadline).await;
         }
         Follow::Run | Follow::Settle => {}
     }
@@ -109,13 +102,23 @@ pub(crate) async fn forward(
     })
 }
 
-/// Remembers whose update it was, in case this replica becomes the head and the client asks again.
-fn learn(
+/// Passes on and commits what is pending here already.
+async fn settle(
     node: &Node,
     target: &Target,
-    meta: Option<&types::chunk::ChunkMeta>,
+    (held, content): (Option<ChunkMeta>, Option<SharedBuf>),
     request: &ForwardRequest,
-) {
+    deadline: Instant,
+) -> Result<ForwardReply, Status> {
+    let held = held.ok_or_else(|| Status::new(StatusCode::Internal, "nothing to settle"))?;
+    change::settle(node, target, &held, content, deadline).await?;
+    let meta = target.disk.engine()?.get(target.key(request.chunk))?;
+    learn(node, target, meta.as_ref(), request);
+    Ok(reply(meta.as_ref(), request.chain_version))
+}
+
+/// Remembers whose update it was, in case this replica becomes the head and the client asks again.
+fn learn(node: &Node, target: &Target, meta: Option<&ChunkMeta>, request: &ForwardRequest) {
     if let (Some(tag), Some(meta)) = (request.tag, meta)
         && meta.tag == Some(tag)
     {

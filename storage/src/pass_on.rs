@@ -19,7 +19,7 @@ use types::{
 };
 
 use crate::{
-    change::Change,
+    change::{self, Change},
     metrics,
     node::Node,
     replica::{
@@ -66,6 +66,8 @@ pub(crate) struct PassOn<'a> {
 enum Attempt {
     Done(ForwardReply),
     Failed(Status),
+    /// What is pending here cannot be read.
+    Unreadable(Status),
     /// The successor is another one now; the old one may have made the change.
     Moved,
 }
@@ -125,6 +127,7 @@ impl<'a> PassOn<'a> {
                     continue;
                 }
                 Attempt::Failed(status) => status,
+                Attempt::Unreadable(status) => return Passed::Failed(status),
             };
             if next.state == PublicState::Syncing
                 && status.code == StatusCode::DeadlineExceeded
@@ -188,6 +191,10 @@ impl<'a> PassOn<'a> {
     async fn attempt(&mut self, view: &View, next: ChainTarget, whole: bool) -> Attempt {
         match self.prepare(view, next, whole).await {
             Ok((address, request, payload)) => self.send(next, &address, &request, payload).await,
+            Err(status) if status.code == StatusCode::ChunkCorrupt => {
+                change::damage(self.node, self.target, self.change.chunk, &status);
+                Attempt::Unreadable(status)
+            }
             Err(status) => Attempt::Failed(status),
         }
     }

@@ -247,9 +247,7 @@ async fn settle(
     let last = |standing: &Standing<'_>| standing.check_last_serving(chain_version);
     node.check(target, &target.view(), last)?;
     match target.disk.engine()?.get(target.key(chunk))? {
-        Some(meta) => change::settle(node, target, &meta, deadline)
-            .await
-            .map(drop),
+        Some(meta) => change::settle(node, target, &meta, None, deadline).await,
         None => Ok(()),
     }
 }

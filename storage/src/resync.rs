@@ -349,7 +349,7 @@ async fn send_chunk(
     {
         // Finishing it sends it whole.
         let length = u64::from(pending.length);
-        change::settle(node, target, meta, deadline).await?;
+        change::settle(node, target, meta, None, deadline).await?;
         return Ok(length);
     }
     let (request, bulk) = whole_chunk(node, target, walk, (chunk, meta.as_ref())).await?;

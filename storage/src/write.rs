@@ -5,7 +5,7 @@ use std::sync::Arc;
 use common::{buf::SharedBuf, env::Instant};
 use types::{
     checksum::Checksum,
-    chunk::{ChunkId, UpdateTag},
+    chunk::{ChunkId, ChunkMeta, UpdateTag},
     id::ClientId,
     rpc::storage::{ForwardKind, UpdateDone, UpdateItem},
     status::{Status, StatusCode},
@@ -18,7 +18,7 @@ use crate::{
     replica::{
         dedup::Admission,
         role::Standing,
-        update::{Turn, at_turn, check_update},
+        update::{Turn, at_turn, check_update, unsettled},
     },
     target::Target,
 };
@@ -120,14 +120,18 @@ async fn run(
                 return Err(Status::new(StatusCode::Internal, why));
             }
             Turn::SettleFirst => {
-                // Committed or taken back: the version after it is free either way.
-                if let Some(meta) = &meta {
-                    change::settle(node, target, meta, deadline)
-                        .await
-                        .map(drop)?;
+                let Some(meta) = &meta else { continue };
+                let failed = match change::settle(node, target, meta, None, deadline).await {
+                    Ok(()) => {
+                        settled = true;
+                        continue;
+                    }
+                    Err(status) => status,
+                };
+                match unsettled(item.update, meta, failed.code) {
+                    Some(Turn::Run(update_version)) => update_version,
+                    _ => return Err(of_another(item.tag, meta, failed)),
                 }
-                settled = true;
-                continue;
             }
             Turn::Run(update_version) => update_version,
             Turn::VersionsExhausted => {
@@ -150,6 +154,13 @@ async fn run(
         let had_pending = meta.is_some_and(|meta| meta.pending.is_some());
         return change::make(node, target, &change, had_pending, deadline).await;
     }
+}
+
+/// Why an update did not run, when it is because what was pending could not be settled. If that was its own earlier attempt, it
+/// may still come to something.
+fn of_another(tag: UpdateTag, meta: &ChunkMeta, status: Status) -> Status {
+    let own = meta.pending.as_ref().and_then(|pending| pending.tag) == Some(tag);
+    if own { change::unclear(status) } else { status }
 }
 
 /// Whether the payload came as it was sent (W1). Done once per replica; nothing behind checks again.

@@ -94,13 +94,16 @@ impl Hostile {
     }
 }
 
+/// Makes an encoded request of one method; the number says how much of it is nonsense.
+type Nonsense = Box<dyn Fn(&Hostile, u64) -> Vec<u8> + Send + Sync>;
+
 /// A request of a method that makes sense, from which hostile ones are made.
 pub struct Case {
     /// The method.
     pub method: Method,
     /// The encoded request.
     pub plain: Vec<u8>,
-    nonsense: Box<dyn Fn(&Hostile, u64) -> Vec<u8> + Send + Sync>,
+    nonsense: Nonsense,
 }
 
 impl fmt::Debug for Case {

@@ -3,7 +3,9 @@
 //! **The rule about pending versions.** A pending version that an earlier attempt left behind may already
 //! be committed further down the chain. A different update must never take the same version: a follower
 //! that has committed that version would answer "already done" and drop it. So the head first settles the
-//! old one (sends its content on once more and commits it, or takes it back when that cannot be) and then runs the new one.
+//! old one (sends its content on once more and commits it) and then runs the new one. When that cannot be because a disk is
+//! full or the old one's bytes are damaged, a removal takes the version *after* it instead: it does not depend on what was
+//! there, and what is still on its way of the old one finds a higher version.
 
 use types::{
     chunk::{ChunkMeta, Update, UpdateTag},
@@ -93,6 +95,13 @@ pub(crate) fn at_turn(
     } else {
         after(meta.commit_version)
     }
+}
+
+/// What an update does when what was pending could not be settled; `None`: it fails, too.
+pub(crate) fn unsettled(update: Update, meta: &ChunkMeta, code: StatusCode) -> Option<Turn> {
+    let pending = meta.pending.as_ref().filter(|pending| pending.exists)?;
+    let never = matches!(code, StatusCode::NoSpace | StatusCode::ChunkCorrupt);
+    (update == Update::Remove && never).then(|| after(pending.update_version))
 }
 
 fn after(version: ChunkVersion) -> Turn {
@@ -196,6 +205,19 @@ mod tests {
                 let turn = at_turn(update, tag(3), Some(&meta), CHAIN);
                 assert_eq!(turn, Turn::SettleFirst, "{update:?}");
             }
+        }
+    }
+
+    #[test]
+    fn only_a_removal_passes_over_what_cannot_be_settled() {
+        for update in UPDATES {
+            for code in [StatusCode::NoSpace, StatusCode::ChunkCorrupt] {
+                let over = (update == Update::Remove).then_some(Turn::Run(ChunkVersion(7)));
+                assert_eq!(unsettled(update, &meta(Some((6, true))), code), over);
+                assert_eq!(unsettled(update, &meta(Some((6, false))), code), None);
+            }
+            let silent = StatusCode::DeadlineExceeded;
+            assert_eq!(unsettled(update, &meta(Some((6, true))), silent), None);
         }
     }
 

@@ -12,9 +12,10 @@
 //! | cut off | after a pause, longer each time: asks again, and takes it back once it answers |
 //! | filled | the next pause is the first one again |
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::{env::Instant, shutdown::ShutdownSignal};
+use futures::future::join_all;
 use types::{
     id::TargetId,
     rpc::storage::{ListChunks, ListChunksRequest},
@@ -41,55 +42,46 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(40);
 
-/// What a target knows of the way to its successor.
+/// What a target knows of the way to those it fills.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
-    lost: Option<Lost>,
-    /// Who was lost last, and the pause then.
-    before: Option<(TargetId, Duration)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Lost {
-    target: TargetId,
-    until: Instant,
+    /// Who is cut off, and when each is asked again. Several may be: another is filled meanwhile.
+    lost: BTreeMap<TargetId, Instant>,
+    /// The pauses of those that were lost since they were filled last.
+    pauses: BTreeMap<TargetId, Duration>,
 }
 
 impl Reach {
-    /// The target that is cut off.
-    pub(crate) fn lost(&self) -> Option<TargetId> {
-        self.lost.map(|lost| lost.target)
+    /// The targets that are cut off.
+    pub(crate) fn lost(&self) -> Vec<TargetId> {
+        self.lost.keys().copied().collect()
     }
 
     /// `target` does not answer; true when that is news.
     pub(crate) fn lose(&mut self, target: TargetId, now: Instant) -> bool {
-        if self.lost() == Some(target) {
+        if self.lost.contains_key(&target) {
             return false;
         }
-        let pause = match self.before {
-            Some((before, pause)) if before == target => (pause * 2).min(PAUSE_MAX),
-            _ => PAUSE_MIN,
-        };
-        self.before = Some((target, pause));
-        self.lost = Some(Lost {
-            target,
-            until: now + pause,
-        });
+        let before = self.pauses.get(&target);
+        let pause = before.map_or(PAUSE_MIN, |before| (*before * 2).min(PAUSE_MAX));
+        self.pauses.insert(target, pause);
+        self.lost.insert(target, now + pause);
         true
     }
 
-    /// Whether the pause is over after which it is asked again.
-    fn is_due(&self, now: Instant) -> bool {
-        self.lost.is_some_and(|lost| now >= lost.until)
+    /// Those whose pause is over: they are asked again.
+    fn due(&self, now: Instant) -> Vec<TargetId> {
+        let due = self.lost.iter().filter(|(_, until)| now >= **until);
+        due.map(|(target, _)| *target).collect()
     }
 
-    fn found(&mut self) {
-        self.lost = None;
+    fn found(&mut self, target: TargetId) {
+        self.lost.remove(&target);
     }
 
     /// `target` was filled to its end.
     pub(crate) fn filled(&mut self, target: TargetId) {
-        self.before = self.before.filter(|(before, _)| *before != target);
+        self.pauses.remove(&target);
     }
 }
 
@@ -119,32 +111,41 @@ pub(crate) async fn watch(node: Arc<Node>, target: Arc<Target>, mut end: Shutdow
 
 /// One look; true when there is something to look at again soon.
 async fn look(node: &Node, target: &Target, view: &View) -> bool {
-    let lost = target.reach.lock().lost();
-    if let Some(lost) = lost {
-        let ask = target.reach.lock().is_due(node.env.now());
-        let back = ask && answers(node, target, lost).await.is_ok();
-        let fills = fills(target, view);
-        if back || !fills {
-            tracing::info!(
-                target = target.id.0,
-                successor = lost.0,
-                back,
-                "cut off no more"
-            );
-            target.reach.lock().found();
-            node.report_soon();
-        }
-        return fills;
-    }
-    let Some(successor) = super::to_fill(target, view) else {
-        return false;
+    let fills = fills(target, view);
+    let (lost, due) = {
+        let reach = target.reach.lock();
+        (reach.lost(), reach.due(node.env.now()))
     };
-    if let Err(status) = answers(node, target, successor).await
-        && super::to_fill(target, &target.view()) == Some(successor)
-    {
-        give_up(node, target, successor, &status);
+    let returning = due.into_iter().map(|lost| async move {
+        let back = answers(node, target, lost).await.is_ok();
+        back.then_some(lost)
+    });
+    let successor = super::to_fill(target, view).filter(|successor| !lost.contains(successor));
+    let asked = async {
+        if let Some(successor) = successor
+            && let Err(status) = answers(node, target, successor).await
+            && super::to_fill(target, &target.view()) == Some(successor)
+        {
+            give_up(node, target, successor, &status);
+        }
+    };
+    let (back, ()) = futures::join!(join_all(returning.collect::<Vec<_>>()), asked);
+    // Who fills nobody any more says nothing of anybody either.
+    let forgotten: Vec<TargetId> = if fills {
+        back.into_iter().flatten().collect()
+    } else {
+        lost.clone()
+    };
+    for successor in &forgotten {
+        tracing::info!(
+            target = target.id.0,
+            successor = successor.0,
+            "cut off no more"
+        );
+        target.reach.lock().found(*successor);
+        node.report_soon();
     }
-    true
+    fills && (successor.is_some() || !target.reach.lock().lost.is_empty())
 }
 
 /// Says that the syncing successor cannot be reached.
@@ -215,10 +216,12 @@ mod tests {
         let lose = |reach: &mut Reach, target| {
             assert!(reach.lose(target, now) && !reach.lose(target, now));
             let pauses = [5, 10, 20, 40].map(Duration::from_secs);
-            let pause = pauses.into_iter().find(|pause| reach.is_due(now + *pause));
+            let is_due = |reach: &Reach, at| reach.due(at).contains(&target);
+            let pause = pauses.into_iter().find(|pause| is_due(reach, now + *pause));
             let pause = pause.unwrap();
-            assert!(!reach.is_due(now + pause - Duration::from_millis(1)));
-            reach.found();
+            assert!(!is_due(reach, now + pause - Duration::from_millis(1)));
+            assert_eq!(reach.lost(), [target]);
+            reach.found(target);
             pause.as_secs()
         };
         let (one, other) = (TargetId(3), TargetId(4));
@@ -228,6 +231,18 @@ mod tests {
         reach.filled(one);
         assert_eq!(lose(&mut reach, one), 5);
         assert_eq!(lose(&mut reach, other), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_lost_stays_so_while_another_is() {
+        let now = Env::seeded(1).now();
+        let mut reach = Reach::default();
+        let (one, other) = (TargetId(3), TargetId(4));
+        assert!(reach.lose(one, now) && reach.lose(other, now));
+        assert_eq!(reach.lost(), [one, other]);
+        reach.found(other);
+        assert_eq!(reach.lost(), [one]);
+        assert!(!reach.lose(one, now));
     }
 
     #[test]

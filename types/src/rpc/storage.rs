@@ -22,14 +22,14 @@ methods! { Storage:
     QueryVersion = 4, "storage.query_version", QueryVersionRequest => ChunkVersion;
     /// The highest chunk of a file on a chain (D6). Any serving target answers.
     QueryLastChunk = 5, "storage.query_last_chunk", QueryLastChunkRequest => Option<LastChunk>;
-    /// Which chunks of a file there are from an index on, a page of them. To the head.
-    QueryChunks = 6, "storage.query_chunks", QueryChunksRequest => QueryChunksReply;
     /// Resync: a page of the successor's chunks (S2).
     ListChunks = 7, "storage.list_chunks", ListChunksRequest => ListChunksReply;
     /// Resync: the syncing target holds everything now (S5).
     FinishSync = 8, "storage.finish_sync", FinishSyncRequest => ();
     /// Resync: what came of the last updates of clients' channels, a page of it (W2).
     AdoptChannels = 9, "storage.adopt_channels", AdoptChannelsRequest => ();
+    /// Which chunks of a file there are from an index on, a page of them. To the head.
+    QueryChunks = 10, "storage.query_chunks", QueryChunksRequest => QueryChunksReply;
 }
 
 /// Ranges, updates or pages in one request at most.

@@ -100,7 +100,7 @@ async fn answer(mut stream: TcpStream, greeting: Vec<u8>, bytes: Vec<u8>, silent
         stream.write_all(&greeting).await?;
         // Whoever asks has said so before.
         let mut asked = [0; 2048];
-        stream.read(&mut asked).await?;
+        let _length = stream.read(&mut asked).await?;
         stream.write_all(&bytes).await
     };
     // The peer may hang up at any point.
