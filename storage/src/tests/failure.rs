@@ -257,12 +257,12 @@ async fn a_removal_passes_over_what_a_full_tail_refuses() {
         index += 1;
         assert!(index < 64, "2 MiB do not hold 64 chunks");
     }
-    for ids in [&[1][..], &[1, 2]] {
+    for (ids, seq) in [(&[1][..], 1), (&[1, 2][..], 2)] {
         for id in ids {
-            leave_pending(&cluster, *id, chunk(index), &block, tag(0, 1)).await;
+            leave_pending(&cluster, *id, chunk(index), &block, tag(0, seq)).await;
         }
         // Its own retry must not be told that nothing remains, since it may be settled later.
-        let retry = cluster.write_item(chunk(index), 0, &block, tag(0, 1));
+        let retry = cluster.write_item(chunk(index), 0, &block, tag(0, seq));
         let unclear = cluster.update(1, retry, &block, LONG).await.unwrap_err();
         assert_eq!(unclear.code, StatusCode::Unreachable);
         let other = cluster.write_item(chunk(index), 0, b"x", cluster.fresh_tag());
