@@ -221,9 +221,6 @@ async fn finish(
         .await;
     let meta = committed.inspect_err(|error| fail_disk(node, target, error))?;
     let done = update::done(&meta);
-    if !meta.exists && node.env.makes_mistake("forget-floor") {
-        engine.drop_chunk(target.key(change.chunk)).await?;
-    }
     if let Some(tag) = change.tag {
         let now = node.env.now();
         let mut dedup = target.dedup.lock();

@@ -30,14 +30,12 @@ const MAPS_MAX: u32 = 2000;
 /// - `skip-lease`: a node whose lease has run out answers all the same (M4);
 /// - `acknowledge-early`: a change that the successor did not take is committed as if there were none (W11);
 /// - `serve-pending`: a read takes what is pending without asking the last serving target (D2);
-/// - `forget-channels`: a retry runs again (W2);
-/// - `forget-floor`: a removed chunk leaves no version behind (W12).
-pub const MISTAKES: [&str; 5] = [
+/// - `forget-channels`: a retry runs again (W2).
+pub const MISTAKES: [&str; 4] = [
     "skip-lease",
     "acknowledge-early",
     "serve-pending",
     "forget-channels",
-    "forget-floor",
 ];
 
 /// What a run came to.
