@@ -9,7 +9,6 @@ mod check;
 mod configs;
 mod control;
 mod down;
-mod health;
 mod lock;
 mod mounting;
 mod paths;

@@ -7,6 +7,7 @@ pub mod buf;
 pub mod config;
 pub mod data_dir;
 pub mod env;
+pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;

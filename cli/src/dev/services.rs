@@ -9,10 +9,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use common::env::{Env, Instant};
+use common::{
+    env::{Env, Instant},
+    health::{self, Health},
+};
 
 use super::{
-    health::{self, Health},
     paths::Paths,
     ports, process,
     state::{Service, ServiceKind, Shape, State},

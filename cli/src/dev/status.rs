@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use common::env::Env;
+use common::{
+    env::Env,
+    health::{self, Health},
+};
 use serde::Serialize;
 
 use super::{
-    health::{self, Health},
     paths::Paths,
     state::{Service, ServiceKind, State},
 };

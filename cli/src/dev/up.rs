@@ -10,11 +10,14 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use common::env::{Env, Instant};
+use common::{
+    env::{Env, Instant},
+    health,
+};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{
-    chains, check, configs, health, lock, mounting,
+    chains, check, configs, lock, mounting,
     paths::Paths,
     services::{self, Started},
     state::{ServiceKind, Shape, State},

@@ -1,21 +1,23 @@
-//! Asks a service's admin port whether it is ready.
+//! Asks a process's admin port (`http`) whether it is ready.
 
 use std::time::Duration;
 
-use common::env::Env;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+
+use crate::env::Env;
 
 /// A process that takes longer to say how it is, is not well.
 const LIMIT: Duration = Duration::from_secs(1);
 /// No health answer is longer.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// What a service says of itself.
+/// What a process says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
+pub enum Health {
+    /// It works.
     Ready,
     /// Its own words why not.
     NotReady(String),
@@ -24,7 +26,7 @@ pub(crate) enum Health {
 }
 
 /// Asks `/healthz` at `address`.
-pub(crate) async fn ask(env: &Env, address: &str) -> Health {
+pub async fn ask(env: &Env, address: &str) -> Health {
     match env.timeout(LIMIT, fetch(address)).await {
         Err(_) => Health::Silent(format!("its admin port {address} does not answer in time")),
         Ok(Err(error)) => {
