@@ -1,5 +1,5 @@
 //! The rules a run must obey, one file for each.
 
-pub(crate) mod chain_invariants;
-pub(crate) mod linearizable;
-pub(crate) mod replicas_equal;
+pub mod chain_invariants;
+pub mod linearizable;
+pub mod replicas_equal;

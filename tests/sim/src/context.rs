@@ -1,11 +1,9 @@
 //! What everyone in a run shares: clock and chance, the network, and the notes of what happened.
 
-use std::sync::Arc;
-
-use common::{buf::BufPool, env::Env, sync::Mutex};
+use common::{buf::BufPool, env::Env};
 use net::{Endpoint, MemNetwork, NetConfig, Transports};
 
-use crate::{event_log::EventLog, history::History};
+use crate::{event_log::EventLog, history::History, notes::Notes};
 
 /// Free buffers a simulated process keeps.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -19,18 +17,19 @@ pub(crate) struct Context {
     pub(crate) managers: Vec<String>,
     pub(crate) log: EventLog,
     pub(crate) history: History,
-    violations: Arc<Mutex<Vec<String>>>,
+    notes: Notes,
 }
 
 impl Context {
     pub(crate) fn new(env: &Env, managers: Vec<String>) -> Self {
+        let notes = Notes::new(env);
         Self {
             env: env.clone(),
             network: MemNetwork::new(),
             managers,
-            log: EventLog::new(env),
-            history: History::default(),
-            violations: Arc::default(),
+            log: notes.log.clone(),
+            history: notes.history.clone(),
+            notes,
         }
     }
 
@@ -51,10 +50,15 @@ impl Context {
 
     /// Rules were broken, each with what shows it.
     pub(crate) fn violated(&self, violations: impl IntoIterator<Item = String>) {
-        self.violations.lock().extend(violations);
+        self.notes.violated(violations);
     }
 
     pub(crate) fn take_violations(&self) -> Vec<String> {
-        std::mem::take(&mut self.violations.lock())
+        self.notes.take_violations()
+    }
+
+    /// Where clients write down what they do.
+    pub(crate) fn notes(&self) -> Notes {
+        self.notes.clone()
     }
 }

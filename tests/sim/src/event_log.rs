@@ -12,21 +12,21 @@ use types::checksum::Checksum;
 const LINES_MAX: usize = 20_000;
 
 /// See the module's text. Clones are the same log.
-#[derive(Clone)]
-pub(crate) struct EventLog {
+#[derive(Clone, Debug)]
+pub struct EventLog {
     env: Env,
     start: Instant,
     lines: Arc<Mutex<Lines>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Lines {
     kept: Vec<String>,
     checksum: Checksum,
 }
 
 impl EventLog {
-    pub(crate) fn new(env: &Env) -> Self {
+    pub fn new(env: &Env) -> Self {
         Self {
             env: env.clone(),
             start: env.now(),
@@ -35,12 +35,12 @@ impl EventLog {
     }
 
     /// Time since the beginning.
-    pub(crate) fn elapsed(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         self.env.now() - self.start
     }
 
     /// Adds a line.
-    pub(crate) fn add(&self, text: Arguments<'_>) {
+    pub fn add(&self, text: Arguments<'_>) {
         let line = format!("{:12.6} {text}", self.elapsed().as_secs_f64());
         let mut lines = self.lines.lock();
         lines.checksum = lines.checksum.append(line.as_bytes());
@@ -50,7 +50,7 @@ impl EventLog {
     }
 
     /// Everything so far, and its checksum.
-    pub(crate) fn take(&self) -> (Vec<String>, Checksum) {
+    pub fn take(&self) -> (Vec<String>, Checksum) {
         let mut lines = self.lines.lock();
         (std::mem::take(&mut lines.kept), lines.checksum)
     }

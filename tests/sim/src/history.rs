@@ -8,18 +8,18 @@ use std::sync::Arc;
 use common::sync::Mutex;
 
 /// Cells of a chunk.
-pub(crate) const CELLS: usize = 4;
+pub const CELLS: usize = 4;
 /// No multiple of a block, so that writes touch parts of blocks.
-pub(crate) const CELL_BYTES: usize = 5000;
+pub const CELL_BYTES: usize = 5000;
 /// Bytes of a chunk that are used.
-pub(crate) const ROW_BYTES: usize = CELLS * CELL_BYTES;
+pub const ROW_BYTES: usize = CELLS * CELL_BYTES;
 
 /// The numbers in the cells of a chunk; 0 where there was never one.
-pub(crate) type Row = [u64; CELLS];
+pub type Row = [u64; CELLS];
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// The same number into some cells that lie side by side.
     Write {
         first: usize,
@@ -35,7 +35,7 @@ pub(crate) enum Action {
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     Done,
     Saw(Row),
     /// It may have happened, or happen later.
@@ -44,22 +44,22 @@ pub(crate) enum Outcome {
 
 /// One operation of a client.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Operation {
-    pub(crate) client: u32,
-    pub(crate) chunk: u32,
-    pub(crate) action: Action,
-    pub(crate) outcome: Outcome,
+pub struct Operation {
+    pub client: u32,
+    pub chunk: u32,
+    pub action: Action,
+    pub outcome: Outcome,
     /// Its place among all beginnings and ends.
-    pub(crate) begun: u64,
+    pub begun: u64,
     /// `None` when it may end any time later.
-    pub(crate) ended: Option<u64>,
+    pub ended: Option<u64>,
 }
 
 /// The operations of all clients. Clones are the same history.
-#[derive(Clone, Default)]
-pub(crate) struct History(Arc<Mutex<Inner>>);
+#[derive(Clone, Debug, Default)]
+pub struct History(Arc<Mutex<Inner>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     clock: u64,
     next_value: u64,
@@ -67,17 +67,18 @@ struct Inner {
 }
 
 /// An operation that has begun.
-pub(crate) struct Begun(usize);
+#[derive(Debug)]
+pub struct Begun(usize);
 
 impl History {
     /// A number that was never written.
-    pub(crate) fn new_value(&self) -> u64 {
+    pub fn new_value(&self) -> u64 {
         let mut inner = self.0.lock();
         inner.next_value += 1;
         inner.next_value
     }
 
-    pub(crate) fn begin(&self, client: u32, chunk: u32, action: Action) -> Begun {
+    pub fn begin(&self, client: u32, chunk: u32, action: Action) -> Begun {
         let mut inner = self.0.lock();
         inner.clock += 1;
         let begun = inner.clock;
@@ -92,7 +93,7 @@ impl History {
         Begun(inner.operations.len() - 1)
     }
 
-    pub(crate) fn end(&self, begun: &Begun, outcome: Outcome) {
+    pub fn end(&self, begun: &Begun, outcome: Outcome) {
         let mut inner = self.0.lock();
         inner.clock += 1;
         let clock = inner.clock;
@@ -102,7 +103,7 @@ impl History {
     }
 
     /// What was done to one chunk, except reads that saw nothing.
-    pub(crate) fn of_chunk(&self, chunk: u32) -> Vec<Operation> {
+    pub fn of_chunk(&self, chunk: u32) -> Vec<Operation> {
         let inner = self.0.lock();
         let of_chunk = inner.operations.iter().filter(|operation| {
             let blind = operation.action == Action::Read && operation.outcome == Outcome::Unknown;
@@ -112,7 +113,7 @@ impl History {
     }
 
     /// All operations, and those among them that ended well.
-    pub(crate) fn counts(&self) -> (usize, usize) {
+    pub fn counts(&self) -> (usize, usize) {
         let inner = self.0.lock();
         let well = inner
             .operations
@@ -123,7 +124,7 @@ impl History {
 }
 
 /// The bytes of a cell with this number.
-pub(crate) fn cell_bytes(value: u64) -> Vec<u8> {
+pub fn cell_bytes(value: u64) -> Vec<u8> {
     let mut state = value;
     let mut bytes = Vec::with_capacity(CELL_BYTES + 8);
     while bytes.len() < CELL_BYTES {
@@ -140,7 +141,7 @@ pub(crate) fn cell_bytes(value: u64) -> Vec<u8> {
 ///
 /// # Errors
 /// Which cell holds what no write has written.
-pub(crate) fn row_of(bytes: &[u8]) -> Result<Row, String> {
+pub fn row_of(bytes: &[u8]) -> Result<Row, String> {
     let mut row = [0; CELLS];
     for (index, (cell, value)) in bytes.chunks(CELL_BYTES).zip(&mut row).enumerate() {
         let mut first = [0; 8];

@@ -4,6 +4,8 @@
 //! the simulation's own. A run has a phase in which things break (`faults`) while clients work (`load`), then
 //! everything is made whole and the cluster must come back. What the clients saw and what the disks hold must obey
 //! `docs/design/replication.md`: one file in `checks` for each rule.
+//!
+//! `tests/campaign` takes clients (`load`), their `history` and the `checks` from here to judge real processes.
 
 // Without it a seed does not fix which of several ready branches goes first. Documentation is made without it.
 #[cfg(not(any(tokio_unstable, doc, doctest)))]
@@ -11,17 +13,18 @@ compile_error!(
     "the simulation needs `--cfg tokio_unstable`, which .cargo/config.toml sets: RUSTFLAGS in the environment replaces that"
 );
 
+pub mod checks;
+pub mod event_log;
+pub mod history;
+pub mod load;
+pub mod notes;
 pub mod run;
 pub mod scenario;
 
-mod checks;
 mod context;
-mod event_log;
 mod faults;
-mod history;
 mod host;
 mod linearize;
-mod load;
 mod manager;
 mod panics;
 mod slow_device;

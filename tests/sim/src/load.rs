@@ -5,7 +5,7 @@ use std::time::Duration;
 use client::{MgmtdClient, RoutingCache, StorageClient, StorageOptions};
 use common::{
     buf::BufPool,
-    env::Task,
+    env::{Env, Task},
     shutdown::{Shutdown, ShutdownSignal},
 };
 use net::Endpoint;
@@ -19,24 +19,28 @@ use types::{
 use crate::{
     context::Context,
     history::{Action, CELL_BYTES, CELLS, Outcome, ROW_BYTES, cell_bytes, row_of},
+    notes::Notes,
 };
 
 /// The table that holds all chains.
-pub(crate) const TABLE: ChainTableId = ChainTableId(1);
+pub const TABLE: ChainTableId = ChainTableId(1);
 /// Of all chunks.
 const CHUNK_SIZE: u32 = 64 << 10;
-/// The file of the first chunk; each chunk is the only one of a file of its own.
-const FIRST_INODE: u64 = 1000;
 
 /// The longest pauses between two operations of a client: half of them are short, so that operations come in bursts.
 const PAUSES_MAX: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(3)];
 
 /// Where the chunks are.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Placement {
-    pub(crate) version: ChainTableVersion,
-    pub(crate) chains: u32,
-    pub(crate) chunks: u32,
+pub struct Placement {
+    /// Of `TABLE`.
+    pub version: ChainTableVersion,
+    /// How many there are in it.
+    pub chains: u32,
+    /// How many chunks clients share.
+    pub chunks: u32,
+    /// The file of chunk 0; each chunk is the only one of a file of its own.
+    pub first_inode: u64,
 }
 
 impl Placement {
@@ -53,14 +57,16 @@ impl Placement {
 }
 
 /// One client process.
-#[derive(Clone)]
-pub(crate) struct SimClient {
-    context: Context,
+#[derive(Clone, Debug)]
+pub struct SimClient {
+    env: Env,
+    notes: Notes,
     number: u32,
     placement: Placement,
     buffers: BufPool,
     storage: StorageClient,
-    _shutdown: Shutdown,
+    /// Ends the watch that a simulated client has of its own.
+    _shutdown: Option<Shutdown>,
 }
 
 /// How a process sees the cluster.
@@ -77,26 +83,44 @@ pub(crate) fn name(number: u32) -> String {
 }
 
 impl SimClient {
-    pub(crate) fn new(context: &Context, number: u32, placement: Placement) -> Self {
+    /// A client of the simulation's network.
+    pub(crate) fn simulated(context: &Context, number: u32, placement: Placement) -> Self {
         let endpoint = context.endpoint(&name(number));
         let (_, routing) = view_of(context, endpoint.clone());
         let shutdown = Shutdown::new();
         drop(routing.start(shutdown.signal()));
         let (env, options) = (&context.env, StorageOptions::default());
         let id = ClientId(env.random_u128());
+        let buffers = endpoint.buffers().clone();
+        let storage = StorageClient::new(env, endpoint, routing, id, options);
         Self {
-            context: context.clone(),
+            _shutdown: Some(shutdown),
+            ..Self::new(env, (storage, buffers), context.notes(), number, placement)
+        }
+    }
+
+    /// A client that works through `storage` and writes down what it does.
+    pub fn new(
+        env: &Env,
+        (storage, buffers): (StorageClient, BufPool),
+        notes: Notes,
+        number: u32,
+        placement: Placement,
+    ) -> Self {
+        Self {
+            env: env.clone(),
+            notes,
             number,
             placement,
-            buffers: endpoint.buffers().clone(),
-            storage: StorageClient::new(env, endpoint, routing, id, options),
-            _shutdown: shutdown,
+            buffers,
+            storage,
+            _shutdown: None,
         }
     }
 
     /// Works until told to stop, or so many operations are done.
     pub(crate) fn start(self, operations: u32, mut stop: ShutdownSignal) -> Task<()> {
-        let env = self.context.env.clone();
+        let env = self.env.clone();
         env.clone().spawn("sim-client", async move {
             for _ in 0..operations {
                 let longest = PAUSES_MAX[self.below(2) as usize];
@@ -114,10 +138,11 @@ impl SimClient {
     }
 
     fn below(&self, limit: u32) -> u32 {
-        u32::try_from(self.context.env.random_below(u64::from(limit))).unwrap_or(0)
+        u32::try_from(self.env.random_below(u64::from(limit))).unwrap_or(0)
     }
 
-    fn draw(&self) -> Action {
+    /// What to do next.
+    pub fn draw(&self) -> Action {
         let cells = CELLS as u32;
         match self.below(20) {
             0 => Action::Truncate {
@@ -133,11 +158,11 @@ impl SimClient {
     }
 
     /// A write of a number that was never written.
-    pub(crate) fn write(&self, first: usize, count: usize) -> Action {
+    pub fn write(&self, first: usize, count: usize) -> Action {
         Action::Write {
             first,
             count,
-            value: self.context.history.new_value(),
+            value: self.notes.history.new_value(),
         }
     }
 
@@ -145,28 +170,28 @@ impl SimClient {
     ///
     /// # Errors
     /// When it did not succeed for the whole time an operation has.
-    pub(crate) async fn run(&self, chunk: u32, action: Action) -> Result<(), Status> {
+    pub async fn run(&self, chunk: u32, action: Action) -> Result<Outcome, Status> {
         let number = self.number;
-        self.context.log.add(format_args!(
+        self.notes.log.add(format_args!(
             "client {number} begins {action:?} of chunk {chunk}"
         ));
-        let begun = self.context.history.begin(number, chunk, action);
+        let begun = self.notes.history.begin(number, chunk, action);
         let done = self.perform(chunk, action).await;
         let outcome = match &done {
             Ok(outcome) => *outcome,
             Err(_) => Outcome::Unknown,
         };
-        self.context.history.end(&begun, outcome);
+        self.notes.history.end(&begun, outcome);
         let code = done.as_ref().err().map(|status| status.code);
-        self.context.log.add(format_args!(
+        self.notes.log.add(format_args!(
             "client {number} ends {action:?} of chunk {chunk}: {outcome:?} {code:?}"
         ));
-        done.map(|_| ())
+        done
     }
 
     async fn perform(&self, chunk: u32, action: Action) -> Result<Outcome, Status> {
         let layout = self.placement.layout(chunk);
-        let inode = InodeId(FIRST_INODE + u64::from(chunk));
+        let inode = InodeId(self.placement.first_inode + u64::from(chunk));
         match action {
             Action::Write {
                 first,
@@ -193,7 +218,7 @@ impl SimClient {
                     Ok(row) => Ok(Outcome::Saw(row)),
                     Err(error) => {
                         let text = format!("client {} read chunk {chunk}: {error}", self.number);
-                        self.context.violated([text.clone()]);
+                        self.notes.violated([text.clone()]);
                         Err(Status::new(StatusCode::Internal, text))
                     }
                 }

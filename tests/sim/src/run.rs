@@ -115,7 +115,7 @@ async fn judge(seed: u64, env: &Env, scenario: Scenario) -> Report {
         Ok(()) => context.violated(replicas_equal::check(&world)),
         Err(error) => context.violated([error]),
     }
-    let (broken, undecided) = linearizable::check(&context.history, world.scenario.chunks);
+    let (broken, undecided) = linearizable::check(&context.history, 0..world.scenario.chunks);
     context.violated(broken);
     report.violations = context.take_violations();
     report.faults = faults.count;

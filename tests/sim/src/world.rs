@@ -28,6 +28,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long a new cluster may take until its chains serve, and an old one until they do again.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(180);
+/// The file of the first chunk.
+const FIRST_INODE: u64 = 1000;
+
 pub(crate) struct World {
     pub(crate) context: Context,
     pub(crate) scenario: Scenario,
@@ -84,9 +87,10 @@ impl World {
             version,
             chains: world.scenario.chains,
             chunks: world.scenario.chunks,
+            first_inode: FIRST_INODE,
         };
         world.clients = (1..=world.scenario.clients)
-            .map(|number| SimClient::new(&world.context, number, placement))
+            .map(|number| SimClient::simulated(&world.context, number, placement))
             .collect();
         world.wait_until_whole().await?;
         Ok(world)

@@ -11,7 +11,7 @@ use types::{
 };
 
 /// Compares a map with the one known before it.
-pub(crate) fn check(before: &RoutingInfo, after: &RoutingInfo) -> Vec<String> {
+pub fn check(before: &RoutingInfo, after: &RoutingInfo) -> Vec<String> {
     let mut violations = Vec::new();
     if after.version < before.version {
         violations.push(format!(

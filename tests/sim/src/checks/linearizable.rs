@@ -1,15 +1,17 @@
 //! D2, L7: reads and writes of a chunk are linearizable, and with the reads after everything was made whole: nothing that was
 //! acknowledged is lost (W11).
 
+use std::ops::Range;
+
 use crate::{
     history::{History, Operation},
     linearize::{Verdict, judge},
 };
 
 /// Also returns how many chunks could not be judged.
-pub(crate) fn check(history: &History, chunks: u32) -> (Vec<String>, u32) {
+pub fn check(history: &History, chunks: Range<u32>) -> (Vec<String>, u32) {
     let (mut violations, mut undecided) = (Vec::new(), 0);
-    for chunk in 0..chunks {
+    for chunk in chunks {
         let operations = history.of_chunk(chunk);
         match judge(&operations) {
             Verdict::Linearizable => {}

@@ -53,7 +53,8 @@ fn chunks_of(world: &World, map: &RoutingInfo, target: TargetId) -> Result<Vec<S
     Ok(listed.iter().map(shared).collect())
 }
 
-fn shared(meta: &ChunkMeta) -> String {
+/// What all replicas of a chunk must agree on.
+pub fn shared(meta: &ChunkMeta) -> String {
     let content = meta.exists.then_some((meta.length, meta.checksum));
     let pending = meta.pending.as_ref().map(|pending| pending.update_version);
     format!(
