@@ -12,9 +12,11 @@ use common::{
 };
 use tokio::sync::watch;
 use types::{
+    chain::Chain,
+    id::ChainId,
     routing::RoutingInfo,
     rpc::mgmtd::{WatchRouting, WatchRoutingRequest},
-    status::Status,
+    status::{Status, StatusCode},
     version::RoutingVersion,
 };
 
@@ -26,6 +28,8 @@ const POLL: Duration = Duration::from_secs(20);
 const POLL_MARGIN: Duration = Duration::from_secs(2);
 /// Many callers that fail together ask once in this time; the watch tells what comes in between.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
+/// Who waits for a silent node asks for a newer map this often.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long one answer may take that nobody waits for at the manager.
 const ASK_LIMIT: Duration = Duration::from_millis(500);
 
@@ -108,6 +112,27 @@ impl RoutingCache {
             () = self.ask_until(newer_than, deadline) => {}
         }
         self.current()
+    }
+
+    /// Waits until a chain is not any more as an attempt needs it: `holds` is false. Returns that as the attempt's failure, which a
+    /// newer map cures. So nobody waits for a node that the chain has gone on without: it may hang or be cut off.
+    pub(crate) async fn moved(&self, chain: ChainId, holds: impl Fn(&Chain) -> bool) -> Status {
+        let env = &self.0.env;
+        let is_moved = |map: &RoutingInfo| !map.chains.get(&chain).is_some_and(&holds);
+        let mut maps = self.subscribe();
+        let told = maps.wait_for(|map| is_moved(map));
+        // An error means that the cache is gone, which cannot be while it is borrowed here.
+        let mut moved = env.timeout(SILENCE, told).await.is_ok();
+        while !moved {
+            // The manager of the watch may be as silent as the node: so another one is asked.
+            let map = self.current();
+            moved = is_moved(&map);
+            if !moved {
+                self.refresh(map.version, env.now() + SILENCE).await;
+            }
+        }
+        let why = format!("chain {chain} has changed meanwhile");
+        Status::new(StatusCode::Unreachable, why)
     }
 
     /// Asks once, unless somebody else just did, then waits for `deadline`.

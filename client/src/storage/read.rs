@@ -9,8 +9,9 @@ use common::{
     env::Instant,
 };
 use futures::{StreamExt, stream};
-use net::Bulk;
+use net::{Bulk, Reply};
 use types::{
+    chain::Chain,
     checksum::Checksum,
     id::{InodeId, TargetId},
     layout::{ChunkRange, Layout},
@@ -182,7 +183,15 @@ impl Shared {
         let call = self
             .endpoint
             .call::<ReadChunks>(address, &caller, &request, bulk, until);
-        let mut reply = call.await;
+        let serves = |chain: &Chain| chain.serving().any(|target| target == ticket.target);
+        let mut reply = tokio::select! {
+            reply = call => reply,
+            // The buffer is lost: only when the call has ended is it known that nobody writes to it.
+            moved = self.routing.moved(chain.id, serves) => Reply {
+                result: Err(moved),
+                destinations: Vec::new(),
+            },
+        };
         let lost = || self.endpoint.buffers().allocate(range.length as usize);
         let buf = reply.destinations.pop().unwrap_or_else(lost);
         let result = reply

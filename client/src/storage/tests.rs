@@ -409,6 +409,64 @@ async fn an_update_refused_by_a_former_head_goes_to_the_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_head_that_hangs_is_left_when_the_chain_goes_on_without_it() {
+    let fixture = Fixture::new().await;
+    fixture.fault(1, Fault::LoseReply);
+    let (routing, env) = (fixture.routing.clone(), fixture.env.clone());
+    let change = fixture.env.spawn("change", async move {
+        env.sleep(Duration::from_millis(3000)).await;
+        routing.offer(map(2, 2));
+    });
+    let started = fixture.env.now();
+    fixture.write(0, b"abc").await.unwrap();
+    let took = fixture.env.now() - started;
+    change.join().await.unwrap();
+    assert!(took < Duration::from_millis(3200), "{took:?}");
+    let disk = fixture.disk.lock();
+    let nodes: Vec<u32> = disk.arrived.iter().map(|(node, ..)| node.0).collect();
+    assert_eq!(nodes, [1, 2]);
+    assert_eq!(disk.arrived[0].1, disk.arrived[1].1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_hangs_is_left_when_the_chain_goes_on_without_it() {
+    let fixture = Fixture::new().await;
+    fixture.write(0, b"abc").await.unwrap();
+    for node in 1..=NODES {
+        fixture.fault(node, Fault::LoseReply);
+    }
+    let (routing, env) = (fixture.routing.clone(), fixture.env.clone());
+    let disk = fixture.disk.clone();
+    let change = fixture.env.spawn("change", async move {
+        env.sleep(Duration::from_millis(500)).await;
+        let hung = {
+            let mut disk = disk.lock();
+            disk.faults.clear();
+            disk.read_from[0]
+        };
+        let mut without = map(2, 1);
+        for chain in without.chains.values_mut() {
+            for target in &mut chain.targets {
+                if without.targets[&target.id].node == hung {
+                    target.state = PublicState::Offline;
+                }
+            }
+        }
+        routing.offer(without);
+    });
+    let started = fixture.env.now();
+    assert_eq!(fixture.read(0, 3).await, b"abc");
+    let took = fixture.env.now() - started;
+    change.join().await.unwrap();
+    assert!(took < Duration::from_millis(700), "{took:?}");
+    let read_from = fixture.disk.lock().read_from.clone();
+    assert!(
+        read_from.len() == 2 && read_from[0] != read_from[1],
+        "{read_from:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_reply_is_repeated_under_the_same_tag() {
     let fixture = Fixture::new().await;
     fixture.fault(1, Fault::LoseReply);

@@ -4,6 +4,7 @@ use common::{buf::SharedBuf, env::Instant};
 use futures::{StreamExt, stream};
 use net::Bulk;
 use types::{
+    chain::Chain,
     checksum::Checksum,
     chunk::{ChunkId, Update, UpdateTag},
     id::InodeId,
@@ -153,7 +154,8 @@ impl Shared {
         retries: &Retries<'_>,
     ) -> Result<UpdateDone, Status> {
         let chain = stripe::chain_of(map, job.layout, job.chunk.index)?;
-        let address = stripe::address_of(map, stripe::head(chain)?)?;
+        let head = stripe::head(chain)?;
+        let address = stripe::address_of(map, head)?;
         let item = UpdateItem {
             chain: chain.id,
             chain_version: chain.version,
@@ -176,7 +178,11 @@ impl Shared {
         let call = self
             .endpoint
             .call::<UpdateChunks>(address, &caller, &request, bulk, until);
-        let mut results = call.await.result?.results;
+        let is_head = |chain: &Chain| chain.head() == Some(head);
+        let mut results = tokio::select! {
+            reply = call => reply.result?.results,
+            moved = self.routing.moved(chain.id, is_head) => return Err(moved),
+        };
         match (results.pop(), results.is_empty()) {
             (Some(result), true) => result,
             _ => Err(Status::new(
