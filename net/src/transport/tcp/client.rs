@@ -356,15 +356,18 @@ impl Drop for TcpConnection {
     }
 }
 
-/// Takes a call out of the table when its future ends, however that comes.
+/// Takes a call out of the table when its future ends, however that comes. A caller that does not wait for the answer any
+/// more, often because it has heard elsewhere that the peer is gone, is as good a reason for doubt as a missed deadline.
 struct CallGuard<'a> {
-    shared: &'a Shared,
+    connection: &'a TcpConnection,
     id: u64,
 }
 
 impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
-        drop(self.shared.take(self.id));
+        if self.connection.shared.take(self.id).is_some() {
+            self.connection.doubt();
+        }
     }
 }
 
@@ -402,7 +405,7 @@ impl Connection for TcpConnection {
             }
         };
         let _guard = CallGuard {
-            shared: &self.shared,
+            connection: self,
             id,
         };
         let exchange = async {
@@ -440,7 +443,7 @@ impl TcpConnection {
         }
     }
 
-    /// After a missed deadline: when the peer has been silent for too long, its machine may be gone, which the
+    /// After a call without an answer: when the peer has been silent for too long, its machine may be gone, which the
     /// kernel takes a while to tell. The next call gets a new connection, which either works or fails at once.
     fn doubt(&self) {
         let longest = Duration::from_millis(self.config.connect_ms_max);

@@ -157,8 +157,8 @@ async fn small_calls_do_not_wait_behind_large_payload() {
     assert!(answered > 10, "{answered} small calls meanwhile");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_connection_is_not_used_for_ever() {
+/// A caller of a peer that greets the first connection and then is deaf gives up every 100 ms; the codes it sees.
+async fn ask_a_deaf_peer(deadlines: Deadlines) -> Vec<StatusCode> {
     let config = NetConfig {
         connect_ms_max: 200,
         ..NetConfig::default()
@@ -186,10 +186,42 @@ async fn a_silent_connection_is_not_used_for_ever() {
     let caller = caller();
     let mut codes = Vec::new();
     for _ in 0..8 {
-        let deadline = fixture.env.now() + Duration::from_millis(100);
-        let answer = client.ask::<Length>(&address, &caller, &0, deadline).await;
-        codes.push(answer.unwrap_err().code);
+        let (soon, far) = (
+            fixture.env.now() + Duration::from_millis(100),
+            fixture.deadline(),
+        );
+        let (deadline, given_up) = match deadlines {
+            Deadlines::Missed => (soon, far),
+            Deadlines::Far => (far, soon),
+        };
+        let asked = client.ask::<Length>(&address, &caller, &0, deadline);
+        let code = match fixture.env.timeout_at(given_up, asked).await {
+            Ok(answer) => answer.unwrap_err().code,
+            Err(_) => StatusCode::Cancelled,
+        };
+        codes.push(code);
     }
+    codes
+}
+
+/// How a caller gives up.
+#[derive(Clone, Copy)]
+enum Deadlines {
+    Missed,
+    /// It drops the call.
+    Far,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_connection_is_not_used_for_ever() {
+    let codes = ask_a_deaf_peer(Deadlines::Missed).await;
     assert_eq!(codes[0], StatusCode::DeadlineExceeded);
+    assert!(codes.contains(&StatusCode::Unreachable), "{codes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_connection_is_left_also_when_callers_drop_their_calls() {
+    let codes = ask_a_deaf_peer(Deadlines::Far).await;
+    assert_eq!(codes[0], StatusCode::Cancelled);
     assert!(codes.contains(&StatusCode::Unreachable), "{codes:?}");
 }
