@@ -44,6 +44,13 @@ impl ChunkTurns {
         }
     }
 
+    /// How many have the turn or wait for it: each counts twice, as a place and at the lock.
+    #[cfg(test)]
+    pub(crate) fn wanted(&self, id: ChunkId) -> usize {
+        let locks = self.0.lock();
+        locks.get(&id).map_or(0, |lock| Arc::strong_count(lock) / 2)
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.0.lock().len()

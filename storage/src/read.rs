@@ -206,7 +206,13 @@ async fn ask_last(
     let asked = node
         .endpoint
         .ask::<QueryVersion>(&address, &caller, &request, until);
-    let version = asked.await?;
+    let mut views = target.subscribe();
+    let moved = views.wait_for(|now| now.chain.version != view.chain.version);
+    let version = tokio::select! {
+        version = asked => version?,
+        // The chain has changed, perhaps because that one hangs: the next look says so.
+        _ = moved => return Ok(Choice::LookAgain),
+    };
     let meta = target.disk.engine()?.get(target.key(chunk))?;
     Ok(after_answer(meta.as_ref(), version))
 }

@@ -161,6 +161,12 @@ impl Target {
         })
     }
 
+    /// How many have a chunk's turn or wait for it.
+    #[cfg(test)]
+    pub(crate) fn turns_wanted(&self, chunk: ChunkId) -> usize {
+        self.turns.wanted(chunk)
+    }
+
     /// Keeps the target from being reopened.
     ///
     /// # Errors

@@ -85,6 +85,32 @@ async fn a_new_tail_settles_before_it_answers() {
 }
 
 #[tokio::test]
+async fn a_read_does_not_wait_for_a_tail_that_the_chain_has_left() {
+    let cluster = Cluster::start(3).await;
+    cluster.write(1, chunk(0), 0, b"older").await.unwrap();
+    for id in 1..=3 {
+        make_pending(&cluster, id, 2).await;
+    }
+    cluster.kill(3).await;
+    cluster.set_chain(&[(1, Serving), (2, Serving), (3, Offline)]);
+    for id in 1..=2 {
+        cluster.wait_chain(id).await;
+    }
+    // The new tail has to settle the chunk before it answers, and hangs there.
+    let tail = cluster.target(2);
+    let deadline = cluster.env.now() + std::time::Duration::from_secs(60);
+    let _hangs = tail.enter(&cluster.env, chunk(0), deadline).await.unwrap();
+    let leave = async {
+        let is_asked = || tail.turns_wanted(chunk(0)) > 1;
+        cluster.wait("the tail to be asked", is_asked).await;
+        cluster.set_chain_at(&[(1, Serving), (2, Offline), (3, Offline)], &[1]);
+    };
+    let read = cluster.read(1, chunk(0), ReadMode::Linearizable);
+    let (read, ()) = tokio::join!(read, leave);
+    assert_ne!(read.unwrap_err().code, StatusCode::DeadlineExceeded);
+}
+
+#[tokio::test]
 async fn without_a_lease_or_a_place_nothing_is_read() {
     let cluster = Cluster::start(2).await;
     cluster.write(1, chunk(0), 0, b"x").await.unwrap();
