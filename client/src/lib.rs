@@ -24,5 +24,8 @@ pub use crate::{
     meta::MetaClient,
     mgmtd::MgmtdClient,
     routing_cache::RoutingCache,
-    storage::{StorageClient, StorageOptions},
+    storage::{
+        RangeRead, RangeWritten, ReadRange, Reads, ReplicaChoice, StorageClient, StorageOptions,
+        WriteRange, Writes,
+    },
 };

@@ -9,6 +9,10 @@ const RETRIES: &str = "client_retries_total";
 const BYTES: &str = "client_bytes_total";
 /// Read parts whose bytes did not match their checksum and were read from another replica.
 const CORRUPT_READS: &str = "client_corrupt_reads_total";
+/// Read parts for which a second replica was asked because the first was late.
+const HEDGED_READS: &str = "client_hedged_reads_total";
+/// Those of them that the second replica answered first.
+const HEDGES_WON: &str = "client_hedged_reads_won_total";
 /// Exactly-once channels given up because the outcome of their last update is unknown.
 const RETIRED_CHANNELS: &str = "client_retired_channels_total";
 
@@ -26,6 +30,14 @@ pub(crate) fn bytes_written(count: usize) {
 
 pub(crate) fn corrupt_read() {
     counter!(CORRUPT_READS).increment(1);
+}
+
+pub(crate) fn hedged_read() {
+    counter!(HEDGED_READS).increment(1);
+}
+
+pub(crate) fn hedges_won(count: usize) {
+    counter!(HEDGES_WON).increment(count as u64);
 }
 
 pub(crate) fn retired_channel() {

@@ -29,11 +29,11 @@ const WARN_AFTER: Duration = Duration::from_secs(3);
 /// What a failed attempt asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Repeating changes nothing.
+    /// Permanent: repeating changes nothing.
     GiveUp,
     /// A newer map may help.
     Refresh,
-    /// Only time helps.
+    /// Transient: only time helps.
     Pause(Duration),
 }
 
@@ -54,6 +54,58 @@ pub(crate) fn is_silence(code: StatusCode) -> bool {
         code,
         StatusCode::DeadlineExceeded | StatusCode::Unreachable | StatusCode::Cancelled
     )
+}
+
+/// Whether a read that failed with this code may succeed at another replica of the chain, at once.
+pub(crate) fn is_for_another_replica(code: StatusCode) -> bool {
+    matches!(blame(code), Blame::Nobody | Blame::Replica)
+}
+
+/// Whether an update that ends with this code surely runs no more, so that its channel may be used again. A refusal
+/// is an outcome; silence, and whatever only ended because the time was over, is none.
+pub(crate) fn is_outcome_known(code: StatusCode) -> bool {
+    next(code) == Next::GiveUp && blame(code) == Blame::Request
+}
+
+/// What made a request of a storage node fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    /// Nobody said anything.
+    Nobody,
+    /// The replica asked, or its way here. It may have begun.
+    Replica,
+    /// The chain as the client or the replica knows it: every replica would say so, or more than one is needed.
+    Chain,
+    /// The request itself: a refusal for good.
+    Request,
+    /// Nothing that a storage node answers.
+    Other,
+}
+
+/// Says it for every code, so that a new one makes somebody think.
+fn blame(code: StatusCode) -> Blame {
+    use StatusCode as C;
+    match code {
+        C::DeadlineExceeded | C::Unreachable | C::Cancelled => Blame::Nobody,
+        // A bug, or a peer of another release: the other replicas may run better.
+        C::Internal | C::Malformed | C::Unsupported => Blame::Replica,
+        C::Overloaded | C::NotReady | C::LeaseExpired | C::WrongRole | C::UnknownTarget => {
+            Blame::Replica
+        }
+        C::ChecksumMismatch | C::ChunkCorrupt | C::DiskFailed | C::VersionGone => Blame::Replica,
+        C::ChainVersionMismatch | C::UnknownEntity => Blame::Chain,
+        C::ChannelBusy | C::MissingUpdate | C::ReplicaDiverged => Blame::Chain,
+        C::InvalidArgument | C::Unauthorized | C::OutOfRange => Blame::Request,
+        C::ChunkNotFound | C::NoSpace => Blame::Request,
+        // It was run, by someone, and what came of it is forgotten.
+        C::ChannelStale => Blame::Chain,
+        C::NotLeader | C::Conflict | C::StaleHeartbeat | C::NoQuorum => Blame::Other,
+        C::NotFound | C::Exists | C::NotDirectory | C::IsDirectory | C::NotEmpty => Blame::Other,
+        C::AccessDenied | C::NotPermitted | C::NameTooLong | C::TooManyLinks => Blame::Other,
+        C::LinkLimit | C::FileTooLarge | C::Stale | C::BadSession | C::NotSupported => Blame::Other,
+        C::TruncateVersionMismatch | C::NoChains => Blame::Other,
+        C::TransactionConflict | C::StoreFailed | C::TransactionTooLarge => Blame::Other,
+    }
 }
 
 /// The retries of one operation.
@@ -177,23 +229,119 @@ fn is_cured_by_newer_map(status: &Status, used: RoutingVersion) -> bool {
 mod tests {
     use super::*;
 
+    use StatusCode as C;
+
+    const PERMANENT: &[C] = &[
+        C::Internal,
+        C::InvalidArgument,
+        C::Malformed,
+        C::Unsupported,
+        C::Unauthorized,
+        C::Cancelled,
+        C::Conflict,
+        C::StaleHeartbeat,
+        C::ChunkNotFound,
+        C::OutOfRange,
+        C::NoSpace,
+        C::ChannelStale,
+        C::NotFound,
+        C::Exists,
+        C::NotDirectory,
+        C::IsDirectory,
+        C::NotEmpty,
+        C::AccessDenied,
+        C::NotPermitted,
+        C::NameTooLong,
+        C::TooManyLinks,
+        C::LinkLimit,
+        C::FileTooLarge,
+        C::Stale,
+        C::BadSession,
+        C::NotSupported,
+        C::TransactionTooLarge,
+    ];
+    const TRANSIENT: &[C] = &[
+        C::Overloaded,
+        C::NotReady,
+        C::NoQuorum,
+        C::ChecksumMismatch,
+        C::ChunkCorrupt,
+        C::ChannelBusy,
+        C::MissingUpdate,
+        C::VersionGone,
+        C::NoChains,
+        C::TransactionConflict,
+        C::StoreFailed,
+    ];
+    const REFRESH: &[C] = &[
+        C::DeadlineExceeded,
+        C::Unreachable,
+        C::NotLeader,
+        C::UnknownEntity,
+        C::ChainVersionMismatch,
+        C::WrongRole,
+        C::LeaseExpired,
+        C::UnknownTarget,
+        C::DiskFailed,
+        C::ReplicaDiverged,
+        C::TruncateVersionMismatch,
+    ];
+
     #[test]
-    fn every_code_has_the_action_of_its_class() {
-        for &code in StatusCode::ALL {
-            let expected = match code.retry() {
-                _ if code == StatusCode::DeadlineExceeded => Next::Refresh,
-                Retry::Never => Next::GiveUp,
-                Retry::AfterRefresh => Next::Refresh,
-                Retry::After(pause) => Next::Pause(pause),
+    fn every_code_is_permanent_transient_or_cured_by_a_newer_map() {
+        let count = PERMANENT.len() + TRANSIENT.len() + REFRESH.len();
+        assert_eq!(count, StatusCode::ALL.len());
+        for code in StatusCode::ALL {
+            let is_in = [PERMANENT, TRANSIENT, REFRESH].map(|list| list.contains(code));
+            let expected = match next(*code) {
+                Next::GiveUp => [true, false, false],
+                Next::Pause(_) => [false, true, false],
+                Next::Refresh => [false, false, true],
             };
-            assert_eq!(next(code), expected, "{code:?}");
+            assert_eq!(is_in, expected, "{code:?}");
         }
-        assert_eq!(next(StatusCode::NoSpace), Next::GiveUp);
-        assert_eq!(next(StatusCode::WrongRole), Next::Refresh);
-        assert_eq!(
-            next(StatusCode::ChannelBusy),
-            Next::Pause(Duration::from_millis(20))
-        );
+        assert_eq!(next(C::ChannelBusy), Next::Pause(Duration::from_millis(20)));
+    }
+
+    #[test]
+    fn what_one_replica_says_another_is_asked_about() {
+        let asked = StatusCode::ALL
+            .iter()
+            .filter(|code| is_for_another_replica(**code));
+        let expected = [
+            C::Internal,
+            C::Malformed,
+            C::Unsupported,
+            C::DeadlineExceeded,
+            C::Unreachable,
+            C::Overloaded,
+            C::NotReady,
+            C::Cancelled,
+            C::WrongRole,
+            C::LeaseExpired,
+            C::UnknownTarget,
+            C::ChecksumMismatch,
+            C::ChunkCorrupt,
+            C::DiskFailed,
+            C::VersionGone,
+        ];
+        assert!(asked.eq(&expected), "{expected:?}");
+    }
+
+    /// Everything else may have been run, or may still be.
+    #[test]
+    fn only_a_refusal_frees_the_channel_of_an_update() {
+        let known = StatusCode::ALL
+            .iter()
+            .filter(|code| is_outcome_known(**code));
+        let refusals = [
+            C::InvalidArgument,
+            C::Unauthorized,
+            C::ChunkNotFound,
+            C::OutOfRange,
+            C::NoSpace,
+        ];
+        assert!(known.eq(&refusals), "{refusals:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,16 +1,26 @@
 //! Chunks: reads and writes of file ranges, striped over chains, retried until they are done.
 //!
 //! A write is acknowledged once it is durable and committed on every serving replica. Each update runs exactly once
-//! however often it is sent (`channel`). A read takes any serving replica (`target_choice`) and is checked against
-//! the checksum that came with it.
+//! however often it is sent (`channel`). A read takes any serving replica (`target_choice`), asks a second one when the
+//! first is late (`hedge`), and is checked against the checksum that came with it. Many small pieces for one node
+//! travel in one request (`batch`), each with a result of its own.
 
+mod batch;
 mod channel;
+mod hedge;
 mod query;
 mod read;
+mod read_request;
 mod target_choice;
 #[cfg(test)]
 mod tests;
 mod write;
+
+pub use self::{
+    read::{RangeRead, ReadRange, Reads},
+    target_choice::ReplicaChoice,
+    write::{RangeWritten, WriteRange, Writes},
+};
 
 use std::{
     sync::{
@@ -31,13 +41,13 @@ use types::{
 use crate::{
     retry::{OPERATION_LIMIT, Retries},
     routing_cache::RoutingCache,
-    storage::{channel::ChannelPool, target_choice::TargetChoice},
+    storage::{channel::ChannelPool, hedge::Hedging, target_choice::TargetChoice},
 };
 
-/// Parts of one operation that are under way at a time: enough to keep every chain of a stripe busy.
+/// Requests of one operation that are under way at a time: enough to keep every chain of a stripe busy.
 const PARTS_MAX: usize = 16;
 
-/// Time limits. The defaults are right for everything but tests.
+/// Time limits, and how replicas are chosen. The defaults are right for nearly everything but tests.
 #[derive(Clone, Debug)]
 pub struct StorageOptions {
     /// An operation fails after this long (protocol F3).
@@ -46,6 +56,13 @@ pub struct StorageOptions {
     pub write_attempt: Duration,
     /// A replica that does not answer a read for this long is left for another.
     pub read_attempt: Duration,
+    /// Which replica a read asks.
+    pub replica_choice: ReplicaChoice,
+    /// How many of a hundred ranges may be read at a second replica as well, when the first is later than 95 of a hundred
+    /// recent reads of the size. 0: none.
+    pub hedge_percent: u32,
+    /// No read is late before this.
+    pub hedge_delay_min: Duration,
 }
 
 impl Default for StorageOptions {
@@ -54,6 +71,9 @@ impl Default for StorageOptions {
             operation_limit: OPERATION_LIMIT,
             write_attempt: Duration::from_secs(10),
             read_attempt: Duration::from_secs(3),
+            replica_choice: ReplicaChoice::default(),
+            hedge_percent: 5,
+            hedge_delay_min: Duration::from_millis(5),
         }
     }
 }
@@ -72,6 +92,7 @@ struct Shared {
     next_request: AtomicU64,
     channels: ChannelPool,
     choice: TargetChoice,
+    hedging: Hedging,
 }
 
 impl StorageClient {
@@ -89,10 +110,11 @@ impl StorageClient {
             endpoint,
             routing,
             client,
-            options,
             next_request: AtomicU64::new(1),
             channels: ChannelPool::default(),
-            choice: TargetChoice::default(),
+            choice: TargetChoice::new(options.replica_choice),
+            hedging: Hedging::new(options.hedge_percent, options.hedge_delay_min),
+            options,
         }))
     }
 }

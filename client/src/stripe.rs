@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use types::{
     chain::Chain,
     id::{ChainId, TargetId},
-    layout::Layout,
+    layout::{FILE_LENGTH_MAX, Layout},
     routing::RoutingInfo,
     status::{Detail, Status, StatusCode},
 };
@@ -80,6 +80,17 @@ pub(crate) fn check_layout(layout: &Layout) -> Result<(), Status> {
         let message = format!("{layout:?} is not a layout");
         Err(Status::new(StatusCode::InvalidArgument, message))
     }
+}
+
+/// Refuses a range that no chunk index reaches.
+pub(crate) fn check_end(layout: &Layout, offset: u64, length: usize) -> Result<(), Status> {
+    let longest = FILE_LENGTH_MAX.min(u64::from(layout.chunk_size) << 32);
+    let end = offset.checked_add(length as u64);
+    if end.is_some_and(|end| end <= longest) {
+        return Ok(());
+    }
+    let message = format!("{length} bytes at {offset} leave the longest file of {longest} bytes");
+    Err(Status::new(StatusCode::FileTooLarge, message))
 }
 
 fn unknown_table(layout: &Layout) -> Status {

@@ -66,32 +66,45 @@ impl ChannelPool {
     /// # Errors
     /// When every id there is was retired: the client must be started anew.
     pub(crate) async fn take(&self) -> Result<ChannelLease<'_>, Status> {
-        let permit = self.permits.acquire().await;
-        // The semaphore is never closed; if it were, the lease would just not be counted.
-        let permit = permit.ok();
-        let channel = {
-            let mut idle = self.idle.lock();
-            match idle.channels.pop() {
+        let mut leases = self.take_many(1).await?;
+        leases.pop().ok_or_else(used_up)
+    }
+
+    /// Takes channels for so many updates, all at once: of two that each held some and waited for more, none would
+    /// ever go on. At most `CHANNELS_MAX`.
+    ///
+    /// # Errors
+    /// As `take`.
+    pub(crate) async fn take_many(&self, count: usize) -> Result<Vec<ChannelLease<'_>>, Status> {
+        let wanted = u32::try_from(count.min(CHANNELS_MAX)).unwrap_or(u32::MAX);
+        // The semaphore is never closed; if it were, the leases would just not be counted.
+        let mut permits = self.permits.acquire_many(wanted).await.ok();
+        let mut idle = self.idle.lock();
+        let leases = (0..wanted).map(|_| {
+            let channel = match idle.channels.pop() {
                 Some(channel) => channel,
                 None => idle.make()?,
-            }
-        };
-        Ok(ChannelLease {
-            pool: self,
-            channel: Some(channel),
-            _permit: permit,
-        })
+            };
+            Ok(ChannelLease {
+                pool: self,
+                channel: Some(channel),
+                _permit: permits.as_mut().and_then(|permits| permits.split(1)),
+            })
+        });
+        leases.collect()
     }
+}
+
+fn used_up() -> Status {
+    Status::new(
+        StatusCode::Internal,
+        "every exactly-once channel of this client was retired",
+    )
 }
 
 impl Idle {
     fn make(&mut self) -> Result<Channel, Status> {
-        let id = self.fresh.ok_or_else(|| {
-            Status::new(
-                StatusCode::Internal,
-                "every exactly-once channel of this client was retired",
-            )
-        })?;
+        let id = self.fresh.ok_or_else(used_up)?;
         self.fresh = id.checked_add(1);
         Ok(Channel {
             id: ChannelId(id),
@@ -199,6 +212,26 @@ mod tests {
         leases.pop().unwrap().finish();
         let (_, tag) = flat(&pool).await;
         assert_eq!(tag, (u16::try_from(CHANNELS_MAX - 1).unwrap(), 2));
+    }
+
+    /// Each of two takes more than half: had they taken them one by one, both would wait for ever.
+    #[tokio::test]
+    async fn channels_of_a_batch_are_taken_at_once() {
+        let pool = ChannelPool::default();
+        let most = CHANNELS_MAX * 3 / 4;
+        let first = pool.take_many(most).await.unwrap();
+        let tags: std::collections::BTreeSet<u16> = first
+            .iter()
+            .map(|lease| lease.tag(CLIENT).channel.0)
+            .collect();
+        assert_eq!(tags.len(), most);
+        let mut second = Box::pin(pool.take_many(most));
+        assert!(futures::poll!(&mut second).is_pending());
+        for lease in first {
+            lease.finish();
+        }
+        assert_eq!(second.await.unwrap().len(), most);
+        assert_eq!(pool.permits.available_permits(), CHANNELS_MAX);
     }
 
     #[tokio::test]

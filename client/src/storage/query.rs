@@ -115,7 +115,7 @@ impl Shared {
         }
         let ticket = self
             .choice
-            .choose(&serving, tried, self.env.now())
+            .choose(map, chain, tried, self.env.now())
             .ok_or_else(|| stripe::not_serving(chain))?;
         tried.push(ticket.target);
         let request = QueryLastChunkRequest {
@@ -134,7 +134,7 @@ impl Shared {
         if let Err(status) = &result
             && is_silence(status.code)
         {
-            self.choice.avoid(ticket.target, self.env.now());
+            self.choice.avoid(ticket.node, self.env.now());
         }
         result
     }

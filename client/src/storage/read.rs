@@ -1,33 +1,103 @@
 //! Reads: each part of a range goes to a serving replica of its chain, straight into its part of the reader's buffer.
 //!
+//! Parts for one node share a request (`batch`); a part that failed goes on alone, at another replica or after the
+//! pause its failure asks for, and the others do not wait for it. A range is done when its last part is.
+//!
 //! What a chunk does not hold reads as zeros: a chunk that is missing, and what lies behind the end of a short one.
 //! The caller clamps to the length of the file. A part's buffer may be lost to a transport that still holds it after
-//! a timeout; the part goes on with a new one, and the whole is put together again at the end.
+//! a timeout, or to a replica that was left for a quicker one; the part goes on with a new one, and the whole is put
+//! together again at the end.
+
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use common::{
     buf::{BufPool, RegisteredBuf},
     env::Instant,
 };
-use futures::{StreamExt, stream};
-use net::Bulk;
 use types::{
-    checksum::Checksum,
     id::{InodeId, TargetId},
     layout::{ChunkRange, Layout},
     routing::RoutingInfo,
-    rpc::{
-        BulkIndex,
-        storage::{ReadChunks, ReadDone, ReadItem, ReadMode, ReadRequest},
-    },
-    status::{Status, StatusCode},
+    status::Status,
 };
 
 use crate::{
     metrics,
-    retry::{Retries, is_silence},
-    storage::{PARTS_MAX, Shared, StorageClient},
+    retry::is_for_another_replica,
+    storage::{
+        Shared, StorageClient,
+        batch::{Batches, Gate, Underway},
+        read_request::{Answered, Asked, ReadBatch},
+    },
     stripe,
 };
+
+/// A range of a file, and where its bytes go.
+#[derive(Debug)]
+pub struct ReadRange<'a> {
+    /// The file.
+    pub inode: InodeId,
+    /// Where its chunks are.
+    pub layout: &'a Layout,
+    /// The first byte.
+    pub offset: u64,
+    /// As long as the range.
+    pub buf: RegisteredBuf,
+}
+
+/// What came of a range.
+#[derive(Debug)]
+pub struct RangeRead {
+    /// Its place among the ranges of the call.
+    pub index: usize,
+    /// Whether `buf` is filled; if not, its content is undefined.
+    pub result: Result<(), Status>,
+    /// The buffer of the range, or another one in its place.
+    pub buf: RegisteredBuf,
+}
+
+/// Many reads under way. Dropping it gives up those that are not done.
+pub struct Reads<'a> {
+    shared: &'a Shared,
+    deadline: Instant,
+    ranges: Vec<Unfinished>,
+    ended: VecDeque<RangeRead>,
+    underway: Underway<'a, Step<'a>>,
+}
+
+impl fmt::Debug for Reads<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing = self.ranges.iter().filter(|range| range.missing > 0);
+        write!(f, "Reads({} under way)", missing.count())
+    }
+}
+
+/// A range of which parts are missing.
+struct Unfinished {
+    length: usize,
+    pieces: Vec<Option<RegisteredBuf>>,
+    missing: usize,
+    result: Result<(), Status>,
+}
+
+/// What one chunk holds of a range.
+pub(super) struct Part<'a> {
+    /// Which range of the call, and which piece of it.
+    range: usize,
+    piece: usize,
+    pub(super) layout: &'a Layout,
+    pub(super) chunk: ChunkRange,
+    /// Replicas that were asked in vain since the last pause, or are being asked.
+    pub(super) tried: Vec<TargetId>,
+}
+
+/// What a piece of the work came to.
+enum Step<'a> {
+    /// Parts that failed go on alone.
+    Batch(Vec<Answered<'a>>),
+    /// The part is done.
+    Alone(Answered<'a>),
+}
 
 impl StorageClient {
     /// Fills `buf` with the bytes of a file from `offset` on. The buffer comes back also on failure, then with
@@ -37,40 +107,164 @@ impl StorageClient {
         inode: InodeId,
         layout: &Layout,
         offset: u64,
-        mut buf: RegisteredBuf,
+        buf: RegisteredBuf,
     ) -> (Result<(), Status>, RegisteredBuf) {
-        if let Err(status) = stripe::check_layout(layout) {
-            return (Err(status), buf);
+        let range = ReadRange {
+            inode,
+            layout,
+            offset,
+            buf,
+        };
+        let done = self.read_many(vec![range]).next().await;
+        let done = done.expect("one range has one end");
+        (done.result, done.buf)
+    }
+
+    /// Reads many ranges of many files, each as `read` does. They end in any order, each as soon as it can.
+    pub fn read_many<'a>(&'a self, ranges: Vec<ReadRange<'a>>) -> Reads<'a> {
+        let shared = &*self.0;
+        let mut reads = Reads {
+            shared,
+            deadline: shared.deadline(),
+            ranges: Vec::with_capacity(ranges.len()),
+            ended: VecDeque::new(),
+            underway: Underway::new(),
+        };
+        let map = shared.routing.current();
+        let mut batches = Batches::new();
+        for range in ranges {
+            for (mut part, buf) in reads.take_apart(range) {
+                match shared.choose_replica(&map, &mut part) {
+                    Ok(asked) => batches.add(asked.node(), buf.len(), (part, asked, buf)),
+                    Err(status) => reads.go_on_alone(Answered {
+                        part,
+                        buf,
+                        result: Err(status),
+                        map: map.clone(),
+                    }),
+                }
+            }
         }
-        let (shared, length) = (&*self.0, buf.len());
-        let deadline = shared.deadline();
-        let parts: Vec<(ChunkRange, RegisteredBuf)> = layout
-            .split(inode, offset, length as u64)
-            .map(|range| (range, buf.split_to(range.length as usize)))
-            .collect();
-        if !buf.is_empty() {
-            let message = format!("{length} bytes at {offset} leave the longest file");
-            let whole = shared.endpoint.buffers().allocate(length);
-            return (Err(Status::new(StatusCode::FileTooLarge, message)), whole);
+        for batch in batches.finish() {
+            reads.send(batch, &map);
         }
-        let mut reads = stream::iter(parts)
-            .map(|(range, buf)| async move { shared.read_part(layout, range, buf, deadline).await })
-            .buffered(PARTS_MAX);
-        let mut result = Ok(());
-        let mut read = Vec::new();
-        while let Some((part, buf)) = reads.next().await {
-            result = result.and(part);
-            read.push(buf);
-        }
-        if result.is_ok() {
-            metrics::bytes_read(length);
-        }
-        (result, join(read, length, shared.endpoint.buffers()))
+        reads
     }
 }
 
-/// Puts the parts together again; copies when one of them is a new buffer.
-fn join(parts: Vec<RegisteredBuf>, length: usize, pool: &BufPool) -> RegisteredBuf {
+impl<'a> Reads<'a> {
+    /// The range that ends next; `None` when all have ended. Nothing goes on while nobody waits for this; a wait that
+    /// is given up loses nothing.
+    pub async fn next(&mut self) -> Option<RangeRead> {
+        loop {
+            if let Some(ended) = self.ended.pop_front() {
+                return Some(ended);
+            }
+            match self.underway.next().await? {
+                Step::Alone(answered) => self.end(answered),
+                Step::Batch(answers) => {
+                    for answered in answers {
+                        match answered.result {
+                            Ok(()) => self.end(answered),
+                            Err(_) => self.go_on_alone(answered),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The parts of a range, and its buffer in as many pieces. None when it ends here.
+    fn take_apart(&mut self, range: ReadRange<'a>) -> Vec<(Part<'a>, RegisteredBuf)> {
+        let ReadRange {
+            inode,
+            layout,
+            offset,
+            mut buf,
+        } = range;
+        let (index, length) = (self.ranges.len(), buf.len());
+        let checked =
+            stripe::check_layout(layout).and_then(|()| stripe::check_end(layout, offset, length));
+        let mut parts = Vec::new();
+        if checked.is_ok() {
+            for (piece, chunk) in layout.split(inode, offset, length as u64).enumerate() {
+                let part = Part {
+                    range: index,
+                    piece,
+                    layout,
+                    chunk,
+                    tried: Vec::new(),
+                };
+                parts.push((part, buf.split_to(chunk.length as usize)));
+            }
+        }
+        if parts.is_empty() {
+            self.ended.push_back(RangeRead {
+                index,
+                result: checked,
+                buf,
+            });
+        }
+        self.ranges.push(Unfinished {
+            length,
+            pieces: parts.iter().map(|_| None).collect(),
+            missing: parts.len(),
+            result: Ok(()),
+        });
+        parts
+    }
+
+    fn send(&mut self, batch: Vec<(Part<'a>, Asked<'a>, RegisteredBuf)>, map: &Arc<RoutingInfo>) {
+        let mut request = ReadBatch::new(map.clone());
+        for (part, asked, buf) in batch {
+            request.add(part, asked, buf);
+        }
+        let (shared, deadline) = (self.shared, self.deadline);
+        self.underway
+            .add_batch(async move { Step::Batch(shared.read_batch(request, deadline).await) });
+    }
+
+    fn go_on_alone(&mut self, failed: Answered<'a>) {
+        let (shared, deadline) = (self.shared, self.deadline);
+        let gate = self.underway.gate();
+        self.underway.add_alone(async move {
+            Step::Alone(shared.read_alone(failed, &gate, deadline).await)
+        });
+    }
+
+    fn end(&mut self, answered: Answered<'a>) {
+        let Part {
+            range: index,
+            piece,
+            ..
+        } = answered.part;
+        let range = &mut self.ranges[index];
+        range.pieces[piece] = Some(answered.buf);
+        range.missing -= 1;
+        if let Err(status) = answered.result
+            && range.result.is_ok()
+        {
+            range.result = Err(status);
+        }
+        if range.missing > 0 {
+            return;
+        }
+        let result = std::mem::replace(&mut range.result, Ok(()));
+        if result.is_ok() {
+            metrics::bytes_read(range.length);
+        }
+        let pieces = std::mem::take(&mut range.pieces).into_iter().flatten();
+        let buf = join(pieces, range.length, self.shared.endpoint.buffers());
+        self.ended.push_back(RangeRead { index, result, buf });
+    }
+}
+
+/// Puts the pieces together again; copies when one of them is a new buffer.
+fn join(
+    parts: impl Iterator<Item = RegisteredBuf>,
+    length: usize,
+    pool: &BufPool,
+) -> RegisteredBuf {
     let mut pieces: Vec<RegisteredBuf> = Vec::new();
     for part in parts {
         let apart = match pieces.last_mut() {
@@ -94,160 +288,54 @@ fn join(parts: Vec<RegisteredBuf>, length: usize, pool: &BufPool) -> RegisteredB
 }
 
 impl Shared {
-    async fn read_part(
-        &self,
-        layout: &Layout,
-        range: ChunkRange,
-        mut buf: RegisteredBuf,
+    /// Repeats a part that failed until it succeeds, or nothing is left to try.
+    async fn read_alone<'a>(
+        &'a self,
+        failed: Answered<'a>,
+        gate: &Gate,
         deadline: Instant,
-    ) -> (Result<(), Status>, RegisteredBuf) {
+    ) -> Answered<'a> {
         let mut retries = self.retries("storage.read", deadline);
-        let mut tried = Vec::new();
+        let mut last = failed;
         loop {
-            let map = self.routing.current();
-            let result;
-            let attempt = Attempt {
-                layout,
-                range,
-                map: &map,
-            };
-            (result, buf) = self.read_once(&attempt, buf, &mut tried, &retries).await;
-            let status = match result {
-                Ok(length) => {
-                    buf[length..].fill(0);
-                    return (Ok(()), buf);
-                }
-                Err(status) if status.code == StatusCode::ChunkNotFound => {
-                    buf.fill(0);
-                    return (Ok(()), buf);
-                }
-                Err(status) => status,
+            let Err(status) = last.result else {
+                return last;
             };
             // Another replica may answer at once: wait only after each of them failed.
-            if self.has_untried(&attempt, &tried) && is_for_another_replica(status.code) {
+            if has_untried(&last.map, &last.part) && is_for_another_replica(status.code) {
                 metrics::retried("storage.read", status.code);
-                tracing::debug!(chunk = %range.chunk, %status, "reading from another replica");
-                continue;
+                tracing::debug!(chunk = %last.part.chunk.chunk, %status, "reading from another replica");
+            } else {
+                last.part.tried.clear();
+                if let Err(status) = retries.wait(status, last.map.version).await {
+                    last.result = Err(status);
+                    return last;
+                }
             }
-            tried.clear();
-            if let Err(status) = retries.wait(status, map.version).await {
-                return (Err(status), buf);
-            }
-        }
-    }
-
-    fn has_untried(&self, attempt: &Attempt<'_>, tried: &[TargetId]) -> bool {
-        stripe::chain_of(attempt.map, attempt.layout, attempt.range.chunk.index)
-            .is_ok_and(|chain| chain.serving().any(|target| !tried.contains(&target)))
-    }
-
-    /// Asks one replica; returns how many bytes at the front of the buffer are content.
-    async fn read_once(
-        &self,
-        attempt: &Attempt<'_>,
-        buf: RegisteredBuf,
-        tried: &mut Vec<TargetId>,
-        retries: &Retries<'_>,
-    ) -> (Result<usize, Status>, RegisteredBuf) {
-        let Attempt { layout, range, map } = attempt;
-        let chain = match stripe::chain_of(map, layout, range.chunk.index) {
-            Ok(chain) => chain,
-            Err(status) => return (Err(status), buf),
-        };
-        let serving: Vec<_> = chain.serving().collect();
-        let Some(ticket) = self.choice.choose(&serving, tried, self.env.now()) else {
-            return (Err(stripe::not_serving(chain)), buf);
-        };
-        tried.push(ticket.target);
-        let address = match stripe::address_of(map, ticket.target) {
-            Ok(address) => address,
-            Err(status) => return (Err(status), buf),
-        };
-        let item = ReadItem {
-            chain: chain.id,
-            chain_version: chain.version,
-            target: ticket.target,
-            chunk: range.chunk,
-            offset: range.offset,
-            length: range.length,
-            destination: BulkIndex(0),
-            destination_offset: 0,
-        };
-        let request = ReadRequest {
-            reads: vec![item],
-            mode: ReadMode::Linearizable,
-        };
-        let until = retries.attempt_deadline(self.options.read_attempt);
-        let (caller, bulk) = (self.caller(), Bulk::destination(buf));
-        let call = self
-            .endpoint
-            .call::<ReadChunks>(address, &caller, &request, bulk, until);
-        let mut reply = call.await;
-        let lost = || self.endpoint.buffers().allocate(range.length as usize);
-        let buf = reply.destinations.pop().unwrap_or_else(lost);
-        let result = reply
-            .result
-            .and_then(
-                |mut reply| match (reply.results.pop(), reply.results.is_empty()) {
-                    (Some(result), true) => result,
-                    _ => Err(malformed("another number of results than ranges")),
+            let map = self.routing.current();
+            let Answered { mut part, buf, .. } = last;
+            last = match self.choose_replica(&map, &mut part) {
+                Ok(asked) => {
+                    let mut request = ReadBatch::new(map);
+                    request.add(part, asked, buf);
+                    let mut answers = gate.pass(self.read_batch(request, deadline)).await;
+                    answers.pop().expect("one part has one answer")
+                }
+                Err(status) => Answered {
+                    part,
+                    buf,
+                    result: Err(status),
+                    map,
                 },
-            )
-            .and_then(|done| check(&done, &buf));
-        if let Err(status) = &result
-            && is_silence(status.code)
-        {
-            self.choice.avoid(ticket.target, self.env.now());
+            };
         }
-        (result, buf)
     }
 }
 
-/// What one attempt at a part works by.
-struct Attempt<'a> {
-    layout: &'a Layout,
-    range: ChunkRange,
-    map: &'a RoutingInfo,
-}
-
-/// Holds the bytes against the checksum that came with them.
-fn check(done: &ReadDone, buf: &RegisteredBuf) -> Result<usize, Status> {
-    let length = done.length as usize;
-    let Some(content) = buf.get(..length) else {
-        return Err(malformed("more bytes than asked for"));
-    };
-    if Checksum::of(content) != done.checksum {
-        metrics::corrupt_read();
-        return Err(Status::new(
-            StatusCode::ChecksumMismatch,
-            "the bytes read do not match their checksum",
-        ));
-    }
-    Ok(length)
-}
-
-fn malformed(what: &str) -> Status {
-    Status::new(
-        StatusCode::Malformed,
-        format!("a read was answered with {what}"),
-    )
-}
-
-/// Failures that are one replica's own.
-fn is_for_another_replica(code: StatusCode) -> bool {
-    is_silence(code)
-        || matches!(
-            code,
-            StatusCode::ChecksumMismatch
-                | StatusCode::ChunkCorrupt
-                | StatusCode::DiskFailed
-                | StatusCode::LeaseExpired
-                | StatusCode::UnknownTarget
-                | StatusCode::WrongRole
-                | StatusCode::NotReady
-                | StatusCode::Overloaded
-                | StatusCode::VersionGone
-        )
+/// Whether a replica serves that was not tried yet.
+pub(super) fn has_untried(map: &RoutingInfo, part: &Part<'_>) -> bool {
+    stripe::chain_of(map, part.layout, part.chunk.chunk.index)
+        .is_ok_and(|chain| chain.serving().any(|target| !part.tried.contains(&target)))
 }
 
 #[cfg(test)]
@@ -260,7 +348,7 @@ mod tests {
         let mut tail = pool.allocate_zeroed(10);
         let start = tail.as_ptr();
         let head = tail.split_to(3);
-        let whole = join(vec![head, tail], 10, &pool);
+        let whole = join([head, tail].into_iter(), 10, &pool);
         assert_eq!((whole.len(), whole.as_ptr()), (10, start));
     }
 
@@ -270,7 +358,7 @@ mod tests {
         let mut rest = pool.copy_from(b"aabbcc");
         let head = rest.split_to(2);
         drop(rest.split_to(2));
-        let parts = vec![head, pool.copy_from(b"XY"), rest];
-        assert_eq!(&join(parts, 6, &pool)[..], b"aaXYcc");
+        let parts = [head, pool.copy_from(b"XY"), rest];
+        assert_eq!(&join(parts.into_iter(), 6, &pool)[..], b"aaXYcc");
     }
 }

@@ -1,5 +1,8 @@
 //! The storage client against nodes that fail on purpose.
 
+mod batches;
+mod hedging;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     future::ready,
@@ -51,6 +54,11 @@ struct Disk {
     /// Every update that arrived, also the ones that failed.
     arrived: Vec<(NodeId, UpdateTag, Vec<u8>)>,
     read_from: Vec<NodeId>,
+    /// How many updates, and how many ranges, each request had.
+    update_requests: Vec<usize>,
+    read_requests: Vec<(NodeId, usize)>,
+    /// How long a node takes before it reads.
+    slow: BTreeMap<NodeId, Duration>,
     faults: BTreeMap<NodeId, VecDeque<Fault>>,
 }
 
@@ -66,6 +74,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with(StorageOptions::default()).await
+    }
+
+    async fn with(options: StorageOptions) -> Self {
         let env = Env::seeded(5);
         let pool = BufPool::new(8 << 20);
         let transports = Transports::with_mem(MemNetwork::new());
@@ -80,7 +92,6 @@ impl Fixture {
         }
         let routing = RoutingCache::detached(&env);
         routing.offer(map(1, 1));
-        let options = StorageOptions::default();
         let client = StorageClient::new(&env, endpoint, routing.clone(), ClientId(3), options);
         let layout = Layout {
             table: ChainTableId(1),
@@ -201,30 +212,29 @@ async fn update(
     request: UpdateRequest,
     incoming: Arc<Incoming>,
 ) -> Result<UpdateReply, Status> {
-    let item = &request.updates[0];
-    let payload = match item.payload {
-        Some(source) => incoming.pull(source).await?.to_vec(),
-        None => Vec::new(),
-    };
-    let fault = {
+    let (mut results, mut lost) = (Vec::new(), false);
+    disk.lock().update_requests.push(request.updates.len());
+    for item in &request.updates {
+        let payload = match item.payload {
+            Some(source) => incoming.pull(source).await?.to_vec(),
+            None => Vec::new(),
+        };
         let mut disk = disk.lock();
         disk.arrived.push((node, item.tag, payload.clone()));
-        disk.faults.get_mut(&node).and_then(VecDeque::pop_front)
-    };
-    if let Some(Fault::Refuse(code)) = fault {
-        let refused = Status::new(code, "on purpose");
-        return Ok(UpdateReply {
-            results: vec![Err(refused)],
+        let fault = disk.faults.get_mut(&node).and_then(VecDeque::pop_front);
+        lost |= matches!(fault, Some(Fault::LoseReply));
+        results.push(match fault {
+            Some(Fault::Refuse(code)) => Err(Status::new(code, "on purpose")),
+            Some(Fault::LoseReply | Fault::Corrupt) | None => {
+                assert_eq!(Checksum::of(&payload), item.checksum);
+                apply(&mut disk, item, &payload)
+            }
         });
     }
-    assert_eq!(Checksum::of(&payload), item.checksum);
-    let result = apply(&mut disk.lock(), item, &payload);
-    if let Some(Fault::LoseReply) = fault {
+    if lost {
         env.sleep(Duration::from_secs(3600)).await;
     }
-    Ok(UpdateReply {
-        results: vec![result],
-    })
+    Ok(UpdateReply { results })
 }
 
 fn apply(disk: &mut Disk, item: &UpdateItem, payload: &[u8]) -> Result<UpdateDone, Status> {
@@ -262,24 +272,30 @@ async fn read(
     request: ReadRequest,
     incoming: Arc<Incoming>,
 ) -> Result<ReadReply, Status> {
-    let item = request.reads[0].clone();
-    let (fault, content) = {
-        let mut disk = disk.lock();
-        disk.read_from.push(node);
-        let fault = disk.faults.get_mut(&node).and_then(VecDeque::pop_front);
-        (fault, disk.chunks.get(&item.chunk).cloned())
-    };
-    let result = match fault {
-        Some(Fault::Refuse(code)) => Err(Status::new(code, "on purpose")),
-        Some(Fault::LoseReply) => {
-            env.sleep(Duration::from_secs(3600)).await;
-            Err(Status::new(StatusCode::Internal, "nobody hears this"))
-        }
-        corrupt => place(&incoming, &item, content, corrupt.is_some()).await,
-    };
-    Ok(ReadReply {
-        results: vec![result],
-    })
+    let (mut results, mut lost) = (Vec::new(), false);
+    disk.lock().read_requests.push((node, request.reads.len()));
+    let slow = disk.lock().slow.get(&node).copied();
+    if let Some(slow) = slow {
+        env.sleep(slow).await;
+    }
+    for item in &request.reads {
+        let (fault, content) = {
+            let mut disk = disk.lock();
+            disk.read_from.push(node);
+            let fault = disk.faults.get_mut(&node).and_then(VecDeque::pop_front);
+            (fault, disk.chunks.get(&item.chunk).cloned())
+        };
+        lost |= matches!(fault, Some(Fault::LoseReply));
+        results.push(match fault {
+            Some(Fault::Refuse(code)) => Err(Status::new(code, "on purpose")),
+            Some(Fault::Corrupt) => place(&incoming, item, content, true).await,
+            Some(Fault::LoseReply) | None => place(&incoming, item, content, false).await,
+        });
+    }
+    if lost {
+        env.sleep(Duration::from_secs(3600)).await;
+    }
+    Ok(ReadReply { results })
 }
 
 async fn place(
