@@ -334,8 +334,14 @@ impl Shared {
 
 /// Whether a replica serves that was not tried yet.
 pub(super) fn has_untried(map: &RoutingInfo, part: &Part<'_>) -> bool {
-    stripe::chain_of(map, part.layout, part.chunk.chunk.index)
-        .is_ok_and(|chain| chain.serving().any(|target| !part.tried.contains(&target)))
+    let is_new = |target: &TargetId| !part.tried.contains(target);
+    stripe::chain_of(map, part.layout, part.chunk.chunk.index).is_ok_and(|chain| {
+        // Those that `TargetChoice` can choose.
+        let mut known = chain
+            .serving()
+            .filter(|target| map.targets.contains_key(target));
+        known.any(|target| is_new(&target))
+    })
 }
 
 #[cfg(test)]

@@ -375,25 +375,39 @@ impl Cluster {
         payload: &[u8],
         limit: Duration,
     ) -> Result<UpdateDone, Status> {
-        let sources = item
-            .payload
-            .iter()
-            .map(|_| self.endpoint.buffers().copy_from(payload).freeze())
-            .collect();
-        let bulk = Bulk {
-            sources,
-            ..Bulk::default()
+        let results = self.update_many(to, &[(item, payload)], limit).await;
+        results?.remove(0)
+    }
+
+    /// Updates with their payloads to node `to`, in one request.
+    pub(crate) async fn update_many(
+        &self,
+        to: u64,
+        updates: &[(UpdateItem, &[u8])],
+        limit: Duration,
+    ) -> Result<Vec<Result<UpdateDone, Status>>, Status> {
+        let mut bulk = Bulk::default();
+        let mut request = UpdateRequest {
+            updates: Vec::new(),
         };
-        let request = UpdateRequest {
-            updates: vec![item],
-        };
+        for (item, payload) in updates {
+            let index = BulkIndex(bulk.sources.len() as u16);
+            request.updates.push(UpdateItem {
+                payload: item.payload.map(|_| index),
+                ..item.clone()
+            });
+            if item.payload.is_some() {
+                let payload = self.endpoint.buffers().copy_from(payload).freeze();
+                bulk.sources.push(payload);
+            }
+        }
         let address = format!("mem://node-{to}");
         let caller = self.caller();
         let deadline = self.env.now() + limit;
         let call = self
             .endpoint
             .call::<UpdateChunks>(&address, &caller, &request, bulk, deadline);
-        call.await.result?.results.remove(0)
+        Ok(call.await.result?.results)
     }
 
     pub(crate) fn item(&self, chunk: ChunkId, update: Update, tag: UpdateTag) -> UpdateItem {
@@ -443,7 +457,13 @@ impl Cluster {
         chunk: ChunkId,
         mode: ReadMode,
     ) -> Result<(Vec<u8>, ReadDone), Status> {
-        let item = ReadItem {
+        let item = self.read_item(at, chunk);
+        self.read_many(at, vec![item], mode).await?.remove(0)
+    }
+
+    /// A whole chunk, from target `at`.
+    pub(crate) fn read_item(&self, at: u64, chunk: ChunkId) -> ReadItem {
+        ReadItem {
             chain: CHAIN,
             chain_version: self.version(),
             target: TargetId(at),
@@ -452,17 +472,24 @@ impl Cluster {
             length: CHUNK_SIZE,
             destination: BulkIndex(0),
             destination_offset: 0,
-        };
-        let request = ReadRequest {
-            reads: vec![item],
-            mode,
-        };
-        let destination: RegisteredBuf =
-            self.endpoint.buffers().allocate_zeroed(CHUNK_SIZE as usize);
-        let bulk = Bulk {
-            destinations: vec![destination],
-            ..Bulk::default()
-        };
+        }
+    }
+
+    /// Reads from node `at`, in one request, each range into a destination of its own.
+    pub(crate) async fn read_many(
+        &self,
+        at: u64,
+        mut reads: Vec<ReadItem>,
+        mode: ReadMode,
+    ) -> Result<Vec<Result<(Vec<u8>, ReadDone), Status>>, Status> {
+        let buffers = self.endpoint.buffers();
+        let mut bulk = Bulk::default();
+        for item in &mut reads {
+            item.destination = BulkIndex(bulk.destinations.len() as u16);
+            let destination: RegisteredBuf = buffers.allocate_zeroed(item.length as usize);
+            bulk.destinations.push(destination);
+        }
+        let request = ReadRequest { reads, mode };
         let address = format!("mem://node-{at}");
         let caller = self.caller();
         let deadline = self.env.now() + Duration::from_secs(5);
@@ -470,10 +497,14 @@ impl Cluster {
             .endpoint
             .call::<ReadChunks>(&address, &caller, &request, bulk, deadline)
             .await;
-        let done = reply.result?.results.remove(0)?;
-        let bytes = reply.destinations[0][..done.length as usize].to_vec();
-        assert_eq!(done.checksum, Checksum::of(&bytes));
-        Ok((bytes, done))
+        let results = reply.result?.results.into_iter().zip(reply.destinations);
+        let results = results.map(|(done, buf)| {
+            let done = done?;
+            let bytes = buf[..done.length as usize].to_vec();
+            assert_eq!(done.checksum, Checksum::of(&bytes));
+            Ok((bytes, done))
+        });
+        Ok(results.collect())
     }
 
     /// Asks node `to` anything.
