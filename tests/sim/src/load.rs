@@ -1,4 +1,7 @@
-//! The clients: each does one thing after the other and writes down what it saw.
+//! The clients: each does one thing after the other, or now and then several at once (`burst`), and writes down what it
+//! saw.
+
+mod burst;
 
 use std::time::Duration;
 
@@ -18,7 +21,7 @@ use types::{
 
 use crate::{
     context::Context,
-    history::{Action, CELL_BYTES, CELLS, Outcome, ROW_BYTES, cell_bytes, row_of},
+    history::{Action, Begun, CELL_BYTES, CELLS, Outcome, ROW_BYTES, cell_bytes, row_of},
 };
 
 /// The table that holds all chains.
@@ -82,7 +85,13 @@ impl SimClient {
         let (_, routing) = view_of(context, endpoint.clone());
         let shutdown = Shutdown::new();
         drop(routing.start(shutdown.signal()));
-        let (env, options) = (&context.env, StorageOptions::default());
+        let env = &context.env;
+        let mut options = StorageOptions::default();
+        if number.is_multiple_of(2) {
+            // Every read that is late at all goes to a second replica.
+            options.hedge_percent = 100;
+            options.hedge_delay_min = Duration::from_millis(1);
+        }
         let id = ClientId(env.random_u128());
         Self {
             context: context.clone(),
@@ -104,6 +113,10 @@ impl SimClient {
                 let told = env.timeout(Duration::from_micros(pause), stop.wait());
                 if told.await.is_ok() {
                     return;
+                }
+                if self.below(4) == 0 {
+                    self.burst().await;
+                    continue;
                 }
                 let chunk = self.below(self.placement.chunks);
                 let action = self.draw();
@@ -146,22 +159,31 @@ impl SimClient {
     /// # Errors
     /// When it did not succeed for the whole time an operation has.
     pub(crate) async fn run(&self, chunk: u32, action: Action) -> Result<(), Status> {
+        let begun = self.begin(chunk, action);
+        let done = self.perform(chunk, action).await;
+        self.end(&begun, chunk, action, &done);
+        done.map(|_| ())
+    }
+
+    fn begin(&self, chunk: u32, action: Action) -> Begun {
         let number = self.number;
         self.context.log.add(format_args!(
             "client {number} begins {action:?} of chunk {chunk}"
         ));
-        let begun = self.context.history.begin(number, chunk, action);
-        let done = self.perform(chunk, action).await;
-        let outcome = match &done {
+        self.context.history.begin(number, chunk, action)
+    }
+
+    fn end(&self, begun: &Begun, chunk: u32, action: Action, done: &Result<Outcome, Status>) {
+        let number = self.number;
+        let outcome = match done {
             Ok(outcome) => *outcome,
             Err(_) => Outcome::Unknown,
         };
-        self.context.history.end(&begun, outcome);
+        self.context.history.end(begun, outcome);
         let code = done.as_ref().err().map(|status| status.code);
         self.context.log.add(format_args!(
             "client {number} ends {action:?} of chunk {chunk}: {outcome:?} {code:?}"
         ));
-        done.map(|_| ())
     }
 
     async fn perform(&self, chunk: u32, action: Action) -> Result<Outcome, Status> {
@@ -189,14 +211,19 @@ impl SimClient {
                 let buf = self.buffers.allocate(ROW_BYTES);
                 let (read, buf) = self.storage.read(inode, &layout, 0, buf).await;
                 read?;
-                match row_of(&buf) {
-                    Ok(row) => Ok(Outcome::Saw(row)),
-                    Err(error) => {
-                        let text = format!("client {} read chunk {chunk}: {error}", self.number);
-                        self.context.violated([text.clone()]);
-                        Err(Status::new(StatusCode::Internal, text))
-                    }
-                }
+                self.saw(chunk, &buf)
+            }
+        }
+    }
+
+    /// What a read found.
+    fn saw(&self, chunk: u32, bytes: &[u8]) -> Result<Outcome, Status> {
+        match row_of(bytes) {
+            Ok(row) => Ok(Outcome::Saw(row)),
+            Err(error) => {
+                let text = format!("client {} read chunk {chunk}: {error}", self.number);
+                self.context.violated([text.clone()]);
+                Err(Status::new(StatusCode::Internal, text))
             }
         }
     }

@@ -21,6 +21,8 @@ use crate::{
 
 /// How long clients may take to finish what they began, after everything was made whole.
 const FINISH_LIMIT: Duration = Duration::from_secs(120);
+/// How long a run may take in all: nothing in it waits without an end, so one that takes longer is stuck.
+const RUN_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Mistakes that can be made on purpose. Where each is made: search for its name.
 ///
@@ -111,9 +113,11 @@ async fn judge(seed: u64, env: &Env, scenario: Scenario) -> Report {
     let context = world.context.clone();
     context.log.add(format_args!("{:?}", world.scenario));
     let mut faults = Faults::new();
-    match live(&mut world, &mut faults).await {
-        Ok(()) => context.violated(replicas_equal::check(&world)),
-        Err(error) => context.violated([error]),
+    let lived = env.timeout(RUN_LIMIT, live(&mut world, &mut faults)).await;
+    match lived {
+        Ok(Ok(())) => context.violated(replicas_equal::check(&world)),
+        Ok(Err(error)) => context.violated([error]),
+        Err(_) => context.violated([format!("the run did not end within {RUN_LIMIT:?}")]),
     }
     let (broken, undecided) = linearizable::check(&context.history, world.scenario.chunks);
     context.violated(broken);
