@@ -29,7 +29,7 @@ use common::{
     env::Env,
     sync::Mutex,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use types::{
     checksum::Checksum,
     chunk::{ChunkId, ChunkMeta, Update, UpdateTag},
@@ -168,6 +168,8 @@ pub(crate) struct Inner {
     pub(crate) store_limit: Duration,
     /// Updates of at most so many bytes go into the log with their bytes.
     pub(crate) small_update_bytes: u32,
+    /// Blocks that updates may make in memory at once.
+    copy_room: Semaphore,
     /// Told when there is something to do in the background.
     pub(crate) wake: Arc<Notify>,
     /// Of the file system, for records.
@@ -278,6 +280,7 @@ impl Engine {
             store,
             store_limit: config.hang_limit(),
             small_update_bytes: config.small_update_bytes,
+            copy_room: Semaphore::new(update::COPY_BLOCKS),
             wake,
             reserve_bytes: opened.reserve_bytes,
             compaction: Compaction::default(),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use types::{chunk::ChunkMeta, version::ChainVersion, version::ChunkVersion};
 
+pub(super) use self::content::COPY_BLOCKS;
 use self::{
     content::{Base, Written},
     shape::Shape,
@@ -398,9 +399,7 @@ mod tests {
         }
     }
 
-    /// An update that began before blocks were folded is published after it.
-    #[tokio::test]
-    async fn what_was_folded_meanwhile_lies_in_the_slot_in_a_new_version_too() {
+    async fn engine_with_target() -> (Engine, TargetId) {
         let (env, power) = (Env::seeded(1), PowerSwitch::lasting());
         let device = Arc::new(MemDevice::new(&env, power.clone()));
         let (store, pool) = (Arc::new(MemStore::new(power)), BufPool::new(1 << 20));
@@ -412,6 +411,50 @@ mod tests {
         let opened = Engine::open_on(&env, device, store, config, pool).await;
         let (engine, target) = (opened.unwrap(), TargetId(1));
         engine.create_target(target, ChainId(1)).await.unwrap();
+        (engine, target)
+    }
+
+    #[tokio::test]
+    async fn an_update_that_makes_many_bytes_waits_for_room_and_a_small_one_does_not() {
+        let (engine, target) = engine_with_target().await;
+        let key = |index| ChunkKey {
+            target,
+            chunk: ChunkId {
+                inode: InodeId(1),
+                index,
+            },
+        };
+        engine
+            .update(write(key(0), 1, 0, &[1; 9000]))
+            .await
+            .unwrap();
+        let committed = engine.commit(key(0), ChunkVersion(1), ChainVersion(1));
+        committed.await.unwrap();
+        let inner = &engine.inner;
+        let all = inner
+            .copy_room
+            .acquire_many(COPY_BLOCKS as u32)
+            .await
+            .unwrap();
+        let mut extend = write(key(1), 1, 0, &[]);
+        extend.change = Change::Update(Update::Extend { length: 1 << 20 });
+        extend.payload = None;
+        let mut extending = std::pin::pin!(engine.update(extend));
+        assert!(futures::poll!(&mut extending).is_pending());
+        engine
+            .update(write(key(0), 2, 0, &[2; 4096]))
+            .await
+            .unwrap();
+        assert!(futures::poll!(&mut extending).is_pending());
+        drop(all);
+        assert_eq!(extending.await.unwrap().length, 1 << 20);
+        assert_eq!(inner.copy_room.available_permits(), COPY_BLOCKS);
+    }
+
+    /// An update that began before blocks were folded is published after it.
+    #[tokio::test]
+    async fn what_was_folded_meanwhile_lies_in_the_slot_in_a_new_version_too() {
+        let (engine, target) = engine_with_target().await;
         let chunk = ChunkId {
             inode: InodeId(1),
             index: 0,

@@ -6,6 +6,7 @@
 use std::{ops::Range, sync::Arc};
 
 use common::buf::{RegisteredBuf, SharedBuf};
+use tokio::sync::SemaphorePermit;
 use types::checksum::Checksum;
 
 use super::{
@@ -26,6 +27,10 @@ use crate::{
     },
     slots::{Purpose, Slot},
 };
+
+/// Blocks that updates may make in memory at once: 256 MiB, four of the largest chunks. Without a bound a request of a few
+/// bytes, many `Extend`s, would make a node allocate gigabytes.
+pub(in crate::engine) const COPY_BLOCKS: usize = (256 << 20) / BLOCK_BYTES as usize;
 
 /// A new version's bytes, on their way to being durable.
 pub(super) struct Written {
@@ -190,11 +195,13 @@ impl Inner {
             patches.push(logged(from - 1, of_blocks(&bytes).collect(), &data, 0));
             payload = Some((data, bytes));
         }
+        let mut _room = None;
         let image = match &request.payload {
             Some(payload) if shape.payload.as_ref().is_some_and(|at| at.start == start) => {
                 self.payload_image(request, payload)?
             }
             _ => {
+                _room = self.copy_room(shape.length - start).await;
                 let mut buf = self
                     .buffers
                     .allocate_zeroed(round_up(shape.length - start) as usize);
@@ -229,11 +236,15 @@ impl Inner {
             _ => Purpose::NewChunk,
         };
         let slot = self.slots.allocate(class, purpose).await?;
+        let mut _room = None;
         let image = match &request.payload {
             Some(payload) if shape.payload == Some(0..shape.length) => {
                 self.payload_image(request, payload)?
             }
-            _ => self.merge(request, old, shape).await?,
+            _ => {
+                _room = self.copy_room(shape.length).await;
+                self.merge(request, old, shape).await?
+            }
         };
         let checksum = of_whole(&image.sums, shape.length);
         let position = StoredPosition::of(slot.position());
@@ -263,6 +274,12 @@ impl Inner {
             payload: None,
             in_slot: true,
         })
+    }
+
+    /// Waits for room in memory for so many bytes. Whoever has it waits for the device only, so all come to it.
+    async fn copy_room(&self, bytes: u32) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed; if it were, the bytes would just not be counted.
+        self.copy_room.acquire_many(block_count(bytes)).await.ok()
     }
 
     pub(crate) fn in_one_piece(&self, pieces: Vec<SharedBuf>) -> SharedBuf {
