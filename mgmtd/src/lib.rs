@@ -26,5 +26,7 @@ mod raft;
 mod service;
 
 pub use config::MgmtdConfig;
+#[cfg(fuzzing)]
+pub use raft::fuzzing;
 pub use raft::{RaftStartError, fix_randomness};
 pub use server::{RunningMgmtd, ServeError, serve, serve_on};

@@ -40,6 +40,14 @@ const REPLY_TIME: Duration = Duration::from_millis(100);
 /// Addresses and tags are small; a heartbeat with more is refused.
 const STRINGS_MAX: usize = 64;
 const STRING_BYTES_MAX: usize = 512;
+/// A disk's index is a byte.
+const DISKS_MAX: usize = 256;
+/// Why a disk failed is for people; longer texts are cut by no node of ours.
+const FAILURE_BYTES_MAX: usize = 64 << 10;
+/// Targets of one node at most: far more than disks hold.
+const TARGETS_MAX: usize = 64 << 10;
+/// Nodes that the group registers: each is an entry of the log and of every map.
+const NODES_MAX: usize = 16 << 10;
 
 /// The settings that a manager works by.
 #[derive(Clone, Copy, Debug)]
@@ -164,12 +172,13 @@ impl Manager {
         heartbeat: &Heartbeat,
         deadline: Instant,
     ) -> Result<HeartbeatReply, Status> {
-        check_strings(heartbeat)?;
+        check_size(heartbeat)?;
         let known = self.lead(|memory, cluster, _| {
             memory.leases.check_order(heartbeat)?;
             // Refused here, so that a wrong configuration does not fill the log.
             let conflict = apply::id_conflict(&cluster.routing, heartbeat.node, heartbeat.kind);
             conflict.map_or(Ok(()), Err)?;
+            check_room(&cluster.routing, heartbeat.node)?;
             Ok::<_, Status>(is_registered(heartbeat, &cluster.routing))
         })??;
         if !known {
@@ -294,18 +303,42 @@ impl Manager {
     }
 }
 
-fn check_strings(heartbeat: &Heartbeat) -> Result<(), Status> {
+/// The leader keeps what a heartbeat says until the next one: it is bounded.
+fn check_size(heartbeat: &Heartbeat) -> Result<(), Status> {
+    let invalid = |message: String| Err(Status::new(StatusCode::InvalidArgument, message));
     let strings = [&heartbeat.addresses, &heartbeat.tags];
     let fits = strings.iter().all(|list| {
         list.len() <= STRINGS_MAX && list.iter().all(|text| text.len() <= STRING_BYTES_MAX)
     });
-    if fits {
+    if !fits {
+        return invalid(format!(
+            "a node has at most {STRINGS_MAX} addresses and tags of at most {STRING_BYTES_MAX} bytes each"
+        ));
+    }
+    let mut failures = heartbeat
+        .disks
+        .iter()
+        .filter_map(|disk| disk.failure.as_ref());
+    let (disks, targets) = (heartbeat.disks.len(), heartbeat.targets.len());
+    if disks > DISKS_MAX
+        || targets > TARGETS_MAX
+        || failures.any(|failure| failure.len() > FAILURE_BYTES_MAX)
+    {
+        return invalid(format!(
+            "a heartbeat tells of {disks} disks and {targets} targets; at most {DISKS_MAX} and {TARGETS_MAX} are taken, \
+             and {FAILURE_BYTES_MAX} bytes for why a disk failed"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the node is known or can become so.
+fn check_room(routing: &RoutingInfo, node: NodeId) -> Result<(), Status> {
+    if routing.nodes.contains_key(&node) || routing.nodes.len() < NODES_MAX {
         return Ok(());
     }
-    let message = format!(
-        "a node has at most {STRINGS_MAX} addresses and tags of at most {STRING_BYTES_MAX} bytes each"
-    );
-    Err(Status::new(StatusCode::InvalidArgument, message))
+    let message = format!("{NODES_MAX} nodes are registered, no more are taken");
+    Err(Status::new(StatusCode::Conflict, message))
 }
 
 fn is_registered(heartbeat: &Heartbeat, routing: &RoutingInfo) -> bool {

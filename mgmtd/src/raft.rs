@@ -33,6 +33,11 @@ use crate::{
     },
 };
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod guard;
+#[cfg(test)]
+mod hostile;
 mod log_file;
 mod log_store;
 mod network;
@@ -97,6 +102,7 @@ pub(crate) struct Member {
     env: Env,
     id: NodeId,
     raft: Raft<TypeConfig>,
+    inbox: network::Inbox,
     cluster: watch::Receiver<Arc<Cluster>>,
 }
 
@@ -122,7 +128,7 @@ impl Member {
             u64::from(id.0),
             Arc::new(config),
             network,
-            log,
+            log.clone(),
             state_machine,
         )
         .await
@@ -130,6 +136,7 @@ impl Member {
         Ok(Self {
             env: env.clone(),
             id,
+            inbox: network::Inbox::new(u64::from(id.0), raft.clone(), log),
             raft,
             cluster,
         })
@@ -259,7 +266,7 @@ impl Member {
     /// # Errors
     /// Malformed; NotReady when the consensus core has stopped.
     pub(crate) async fn handle(&self, method: RaftMethod, body: &[u8]) -> Result<Vec<u8>, Status> {
-        network::handle(&self.raft, method, body).await
+        self.inbox.handle(method, body).await
     }
 
     /// Leaves the group until the next start.

@@ -163,6 +163,10 @@ impl Group {
 }
 
 impl Asker {
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
+
     fn caller(&self) -> Caller {
         Caller {
             client: ClientId(1),

@@ -7,4 +7,5 @@
 mod cluster;
 mod failover;
 mod group;
+mod hostile;
 mod requests;

@@ -77,6 +77,13 @@ impl LogStore {
         })
     }
 
+    /// What stands at an index, as far as it is known.
+    pub(super) fn id_at(&self, index: u64) -> Option<LogId<u64>> {
+        let memory = self.memory.lock();
+        let entry = memory.entries.get(&index).map(|entry| entry.log_id);
+        entry.or(memory.purged.filter(|purged| purged.index == index))
+    }
+
     #[cfg(test)]
     pub(crate) fn allow_holes(&self) {
         self.memory.lock().holes_allowed = true;

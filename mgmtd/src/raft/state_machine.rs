@@ -79,6 +79,14 @@ fn restore(meta: &Meta, state: &[u8]) -> io::Result<Applied> {
     })
 }
 
+/// Whether a snapshot can be installed.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_snapshot(meta: &Meta, state: &[u8]) -> io::Result<()> {
+    restore(meta, state).map(drop)
+}
+
 fn apply_entry(applied: &mut Applied, entry: openraft::Entry<TypeConfig>) -> Outcome {
     applied.last = Some(entry.log_id);
     match entry.payload {
