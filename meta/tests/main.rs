@@ -7,6 +7,7 @@ mod concurrency;
 mod conflicts;
 mod flaky;
 mod garbage;
+mod hostile;
 mod idempotency;
 mod model;
 mod names;
