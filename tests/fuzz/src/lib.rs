@@ -1,6 +1,7 @@
-//! What the fuzz targets share: a disk in memory whose bytes the fuzzer has chosen, and what any disk must survive.
+//! What the fuzz targets share: a disk in memory whose bytes the fuzzer has chosen, and what any disk must survive; messages
+//! (`messages`) and connections (`frames`) of its choice.
 //!
-//! The layout follows `docs/format/disk.md` and not the engine's own encoders, so a difference between the two is found
+//! The layout of a disk follows `docs/format/disk.md` and not the engine's own encoders, so a difference between the two is found
 //! as well.
 
 use std::sync::Arc;
@@ -20,6 +21,9 @@ use types::{
     id::{InodeId, TargetId},
     version::{ChainVersion, ChunkVersion},
 };
+
+pub mod frames;
+pub mod messages;
 
 const BLOCK: usize = 4096;
 const BATCH_HEADER: usize = 48;
@@ -246,4 +250,15 @@ pub fn run(work: impl Future<Output = ()>) {
         .start_paused(true)
         .build();
     runtime.expect("a runtime").block_on(work);
+}
+
+/// Puts inputs for the beginning into the directory that `tests/fuzz/run` names.
+pub fn write_seeds(seeds: Vec<Vec<u8>>) {
+    let Some(dir) = std::env::var_os("PENSTOCK_FUZZ_SEEDS") else {
+        return;
+    };
+    for (number, seed) in seeds.into_iter().enumerate() {
+        let path = std::path::Path::new(&dir).join(format!("seed-{number}"));
+        std::fs::write(path, seed).expect("the corpus can be written");
+    }
 }
