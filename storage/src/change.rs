@@ -14,8 +14,8 @@
 //! - made here, unclear further down: it stays pending, and is settled before the chunk's next change;
 //! - not made here, perhaps made further down: this replica is behind, and leaves the chain to be resynced.
 
-use common::{buf::SharedBuf, env::Instant};
-use engine::{Change as EngineChange, EngineError, UpdateRequest as EngineUpdate};
+use common::env::Instant;
+use engine::{Change as EngineChange, EngineError, Hashed, UpdateRequest as EngineUpdate};
 use types::{
     checksum::Checksum,
     chunk::{ChunkId, ChunkMeta, Update, UpdateTag},
@@ -47,7 +47,7 @@ pub(crate) struct Change {
     pub(crate) kind: ForwardKind,
     pub(crate) update_version: ChunkVersion,
     pub(crate) tag: Option<UpdateTag>,
-    pub(crate) payload: Option<SharedBuf>,
+    pub(crate) payload: Option<Hashed>,
     pub(crate) checksum: Checksum,
 }
 
@@ -90,11 +90,11 @@ pub(crate) async fn make(
         update_version: change.update_version,
         chain_version,
         tag: change.tag,
-        payload: change.payload.clone(),
+        payload: change.payload.as_ref().map(|hashed| hashed.bytes().clone()),
         payload_checksum: change.checksum,
     };
     let here = async {
-        let made = engine.update(request).await;
+        let made = engine.update_hashed(request, change.payload.clone()).await;
         // When it was made readers see it pending from now on. When it was not, it may have been made
         // further down: readers must go on asking until that is settled.
         let unsettled = made.is_err().then_some(announced);

@@ -30,7 +30,7 @@ pub(crate) async fn forward(
     deadline: Instant,
 ) -> Result<ForwardReply, Status> {
     check_shape(&request, payload.as_ref())?;
-    check_payload(payload.as_ref(), request.checksum)?;
+    let payload = check_payload(payload, request.checksum)?;
     let target = node.target_of(request.chain)?;
     let version = request.chain_version;
     let view = node.catch_up(&target, version, deadline).await;

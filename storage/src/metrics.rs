@@ -1,5 +1,6 @@
 //! The names of this crate's metrics, declared once.
 
+use ::metrics::SharedString;
 use types::{id::DiskIndex, status::StatusCode};
 
 /// A client's update ended at the head.
@@ -80,6 +81,9 @@ pub(crate) fn resynced(compared: usize, sent: usize) {
     metrics::counter!("penstock_storage_resync_sent_total").increment(sent as u64);
 }
 
-fn label(code: Option<StatusCode>) -> String {
-    code.map_or_else(|| "ok".to_owned(), |code| format!("{code:?}"))
+fn label(code: Option<StatusCode>) -> SharedString {
+    match code {
+        None => SharedString::const_str("ok"),
+        Some(code) => format!("{code:?}").into(),
+    }
 }

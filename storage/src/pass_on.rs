@@ -197,7 +197,9 @@ impl<'a> PassOn<'a> {
             let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
             (ForwardKind::Replace { length }, Some(content), checksum)
         } else {
-            (change.kind.clone(), change.payload.clone(), change.checksum)
+            let payload = change.payload.as_ref();
+            let payload = payload.map(|hashed| hashed.bytes().clone());
+            (change.kind.clone(), payload, change.checksum)
         };
         let request = ForwardRequest {
             chain: self.target.chain,

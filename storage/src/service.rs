@@ -91,6 +91,12 @@ async fn read_chunks(
 ) -> Result<ReadReply, Status> {
     check_batch(request.reads.len())?;
     let (node, incoming, mode) = (&*node, &*incoming, request.mode);
+    if let [item] = &request.reads[..] {
+        let read = read::read(node, mode, item, incoming).boxed();
+        return Ok(ReadReply {
+            results: vec![read.await],
+        });
+    }
     let reads = request
         .reads
         .into_iter()

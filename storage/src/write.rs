@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use common::{buf::SharedBuf, env::Instant};
+use engine::Hashed;
 use types::{
     checksum::Checksum,
     chunk::{ChunkId, Update, UpdateTag},
@@ -30,7 +31,7 @@ pub(crate) struct Order {
     pub(crate) chunk_size: u32,
     pub(crate) chain_version: ChainVersion,
     pub(crate) update: Update,
-    pub(crate) payload: Option<SharedBuf>,
+    pub(crate) payload: Option<Hashed>,
     pub(crate) checksum: Checksum,
     /// `None` for removals of this node's own, which may run any number of times.
     pub(crate) tag: Option<UpdateTag>,
@@ -66,7 +67,7 @@ async fn admit(
         item.chunk_size,
         payload.as_ref().map(|p| p.len()),
     )?;
-    check_payload(payload.as_ref(), item.checksum)?;
+    let payload = check_payload(payload, item.checksum)?;
     let bytes = payload.as_ref().map_or(0, |payload| payload.len());
     let _place = node.room.take(view.behind(target.id), bytes)?;
     let (tag, chunk) = (item.tag, item.chunk);
@@ -175,13 +176,17 @@ pub(crate) async fn run(
 }
 
 /// Whether the payload came as it was sent (W1). Done once per replica; nothing behind checks again.
-pub(crate) fn check_payload(payload: Option<&SharedBuf>, checksum: Checksum) -> Result<(), Status> {
+pub(crate) fn check_payload(
+    payload: Option<SharedBuf>,
+    checksum: Checksum,
+) -> Result<Option<Hashed>, Status> {
     let Some(payload) = payload else {
-        return Ok(());
+        return Ok(None);
     };
-    let found = Checksum::of(payload);
+    let hashed = Hashed::new(payload);
+    let found = hashed.whole();
     if found == checksum {
-        return Ok(());
+        return Ok(Some(hashed));
     }
     let why = format!("the payload's checksum is {found}, the request says {checksum}");
     Err(Status::new(StatusCode::ChecksumMismatch, why))

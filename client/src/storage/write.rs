@@ -66,16 +66,10 @@ impl StorageClient {
                 }
             })
             .collect();
-        // Every part is seen to its end, also after one failed: a dropped update would have an unknown outcome.
-        let updates: Vec<_> = jobs
-            .iter()
-            .map(|job| shared.update(job, deadline))
-            .collect();
-        let mut parts = stream::iter(updates).buffer_unordered(PARTS_MAX);
-        let mut result = Ok(());
-        while let Some(part) = parts.next().await {
-            result = result.and(part.map(|_done| ()));
-        }
+        let result = match &jobs[..] {
+            [job] => shared.update(job, deadline).await.map(|_done| ()),
+            jobs => shared.update_all(jobs, deadline).await,
+        };
         if result.is_ok() {
             metrics::bytes_written(data.len());
         }
@@ -120,6 +114,18 @@ fn check_end(layout: &Layout, offset: u64, length: usize) -> Result<(), Status> 
 }
 
 impl Shared {
+    /// Runs updates of several chunks. Every one is seen to its end, also after one failed: a dropped update would have
+    /// an unknown outcome.
+    async fn update_all(&self, jobs: &[Job<'_>], deadline: Instant) -> Result<(), Status> {
+        let updates: Vec<_> = jobs.iter().map(|job| self.update(job, deadline)).collect();
+        let mut parts = stream::iter(updates).buffer_unordered(PARTS_MAX);
+        let mut result = Ok(());
+        while let Some(part) = parts.next().await {
+            result = result.and(part.map(|_done| ()));
+        }
+        result
+    }
+
     /// Runs one update exactly once.
     async fn update(&self, job: &Job<'_>, deadline: Instant) -> Result<UpdateDone, Status> {
         let channel = self.channels.take().await?;

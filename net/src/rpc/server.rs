@@ -49,7 +49,7 @@ pub struct Incoming {
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// The address of the peer, for logs.
-    pub peer: String,
+    pub peer: Arc<str>,
     /// The encoded request.
     pub body: Bytes,
     bulk: Box<dyn BulkAccess>,
@@ -185,7 +185,7 @@ async fn run(env: Env, handler: Arc<dyn Handler>, arrived: Arrived) {
                     method: arrived.method,
                     caller,
                     deadline,
-                    peer: arrived.peer.to_string(),
+                    peer: arrived.peer.clone(),
                     body,
                     bulk: arrived.bulk,
                     _admission: arrived.admission,

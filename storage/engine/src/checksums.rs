@@ -7,8 +7,12 @@
 //! Appending `n` bytes to some content multiplies its CRC by x^(8n) modulo the polynomial. That map is
 //! linear, so four tables of 256 entries apply it, one table set for each power of two.
 
-use std::sync::LazyLock;
+use std::{
+    ops::Deref,
+    sync::{Arc, LazyLock},
+};
 
+use common::buf::SharedBuf;
 use types::checksum::Checksum;
 
 use crate::group::{BLOCK_BYTES, block_count};
@@ -80,6 +84,45 @@ pub(crate) fn of_whole(blocks: &[Checksum], length: u32) -> Checksum {
     })
 }
 
+/// A payload that was hashed block by block when it came in, so that nobody has to go over its bytes again: what is
+/// stored beside the bytes are these checksums, whatever happens to the memory meanwhile.
+#[derive(Clone, Debug)]
+pub struct Hashed {
+    bytes: SharedBuf,
+    blocks: Arc<[Checksum]>,
+}
+
+impl Hashed {
+    /// Goes over the bytes once.
+    pub fn new(bytes: SharedBuf) -> Self {
+        let blocks = of_blocks(&bytes).collect();
+        Self { bytes, blocks }
+    }
+
+    /// The checksum of all of it.
+    pub fn whole(&self) -> Checksum {
+        let length = u32::try_from(self.bytes.len()).expect("no payload has 4 GiB");
+        of_whole(&self.blocks, length)
+    }
+
+    /// The payload itself.
+    pub fn bytes(&self) -> &SharedBuf {
+        &self.bytes
+    }
+
+    pub(crate) fn blocks(&self) -> &[Checksum] {
+        &self.blocks
+    }
+}
+
+impl Deref for Hashed {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +162,17 @@ mod tests {
             let next = &content[..length];
             let combined = append_block(first, Checksum::of(next), length as u32);
             assert_eq!(combined, first.append(next), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_payload_hashed_by_blocks_has_the_checksum_of_its_bytes() {
+        let pool = common::buf::BufPool::new(0);
+        for length in [0, 1, 4095, 4096, 4097, 8192, 100_000] {
+            let content = bytes(length);
+            let hashed = Hashed::new(pool.copy_from(&content).freeze());
+            assert_eq!(hashed.whole(), Checksum::of(&content), "{length}");
+            assert_eq!(hashed.blocks().len(), length.div_ceil(4096), "{length}");
         }
     }
 }

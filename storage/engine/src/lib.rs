@@ -37,6 +37,7 @@ mod recovery;
 mod slots;
 mod sums_cache;
 
+pub use checksums::Hashed;
 pub use common::buf::{BufPool, RegisteredBuf, SharedBuf};
 pub use config::{DeviceKind, EngineConfig, SyncPolicy};
 pub use engine::{

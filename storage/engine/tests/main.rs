@@ -22,6 +22,7 @@ mod failing;
 mod faults;
 mod flips;
 mod folding;
+mod hashed;
 mod history;
 mod kill;
 mod lifecycle;

@@ -16,8 +16,8 @@ use crate::{
     frame::{HEADER_LENGTH, Header, Lane},
 };
 
-/// Bytes read at once on the calls lane.
-const AHEAD: usize = 16 << 10;
+/// Bytes read at once on the calls lane: what a writer puts into one call at most when payloads have 4 KiB.
+const AHEAD: usize = 64 << 10;
 
 /// Payload that nobody waits for is read in pieces of this size.
 const SKIP_PIECE: usize = 16 << 10;

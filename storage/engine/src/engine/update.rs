@@ -24,6 +24,7 @@ use super::{ChunkKey, Engine, Inner, NewRecord, UpdateRequest, Updated};
 use crate::{
     blocks::Blocks,
     channels::StoredDone,
+    checksums::Hashed,
     chunk_meta::{Content, Head, Logged, Record, StoredHead, Version},
     committer::{Durability, Urgency},
     error::EngineError,
@@ -39,9 +40,21 @@ impl Engine {
     /// `ReadFailed` when bytes that stay cannot be read; `VersionMismatch` when another version was committed
     /// meanwhile; `Failed`. After all but the last nothing has changed.
     pub async fn update(&self, request: UpdateRequest) -> Result<Updated, EngineError> {
+        self.update_hashed(request, None).await
+    }
+
+    /// The same for a payload of which the caller has the checksums; they must be those of the request's payload.
+    ///
+    /// # Errors
+    /// As `update`.
+    pub async fn update_hashed(
+        &self,
+        request: UpdateRequest,
+        hashed: Option<Hashed>,
+    ) -> Result<Updated, EngineError> {
         self.inner.health.check()?;
         let inner = self.inner.clone();
-        self.to_its_end(async move { inner.update(request).await })
+        self.to_its_end(async move { inner.update(request, hashed).await })
             .await
     }
 
@@ -164,11 +177,15 @@ impl Engine {
 }
 
 impl Inner {
-    async fn update(&self, request: UpdateRequest) -> Result<Updated, EngineError> {
+    async fn update(
+        &self,
+        request: UpdateRequest,
+        hashed: Option<Hashed>,
+    ) -> Result<Updated, EngineError> {
         self.log_room().await?;
         self.committer.room().await?;
         loop {
-            if let Some(updated) = self.try_update(&request).await? {
+            if let Some(updated) = self.try_update(&request, hashed.as_ref()).await? {
                 return Ok(updated);
             }
             // The chunk was moved to another slot meanwhile, which happens to a chunk now and then.
@@ -176,9 +193,17 @@ impl Inner {
     }
 
     /// `None` when the chunk was moved to another slot meanwhile.
-    async fn try_update(&self, request: &UpdateRequest) -> Result<Option<Updated>, EngineError> {
+    async fn try_update(
+        &self,
+        request: &UpdateRequest,
+        hashed: Option<&Hashed>,
+    ) -> Result<Option<Updated>, EngineError> {
         let base = self.committed(request.key)?;
-        let shape = Shape::of(base.as_ref().map(|base| &base.head), request)?;
+        let mut shape = Shape::of(base.as_ref().map(|base| &base.head), request)?;
+        let payload = request.payload.as_ref().map(|payload| payload.len());
+        shape.hashed = hashed
+            .filter(|hashed| payload == Some(hashed.len()))
+            .cloned();
         let mut written = self.write(request, base.as_ref(), &shape).await;
         if matches!(written, Err(EngineError::NoSpace { .. })) && !self.committer.is_idle() {
             // Slots become free once what replaced them is durable.

@@ -124,7 +124,10 @@ impl Inner {
             .changed_blocks(request, base.source, shape, blocks.clone())
             .await?;
         let content = (shape.length - blocks.start * BLOCK_BYTES) as usize;
-        let sums: Vec<Checksum> = of_blocks(&bytes[..content.min(bytes.len())]).collect();
+        let sums: Vec<Checksum> = match shape.hashed_at(&blocks) {
+            Some(hashed) => hashed.blocks().to_vec(),
+            None => of_blocks(&bytes[..content.min(bytes.len())]).collect(),
+        };
         let data = LogData::new(request.key, bytes.clone());
         let patch = logged(blocks.start, sums, &data, 0);
         let keep = block_count(base.source.length());
@@ -144,7 +147,11 @@ impl Inner {
         if let (Some(payload), Some(range)) = (&request.payload, &shape.payload)
             && *range == bytes
         {
-            if Checksum::of(payload) != request.payload_checksum {
+            let checksum = match &shape.hashed {
+                Some(hashed) => hashed.whole(),
+                None => Checksum::of(payload),
+            };
+            if checksum != request.payload_checksum {
                 return Err(payload_mismatch(request));
             }
             return Ok(payload.clone());
@@ -192,7 +199,7 @@ impl Inner {
         }
         let image = match &request.payload {
             Some(payload) if shape.payload.as_ref().is_some_and(|at| at.start == start) => {
-                self.payload_image(request, payload)?
+                self.payload_image(request, payload, shape)?
             }
             _ => {
                 let mut buf = self
@@ -231,7 +238,7 @@ impl Inner {
         let slot = self.slots.allocate(class, purpose).await?;
         let image = match &request.payload {
             Some(payload) if shape.payload == Some(0..shape.length) => {
-                self.payload_image(request, payload)?
+                self.payload_image(request, payload, shape)?
             }
             _ => self.merge(request, old, shape).await?,
         };
@@ -296,9 +303,13 @@ impl Inner {
         &self,
         request: &UpdateRequest,
         payload: &SharedBuf,
+        shape: &Shape,
     ) -> Result<Image, EngineError> {
         let length = length_of(payload);
-        let sums: Vec<Checksum> = of_blocks(payload).collect();
+        let sums: Vec<Checksum> = match &shape.hashed {
+            Some(hashed) => hashed.blocks().to_vec(),
+            None => of_blocks(payload).collect(),
+        };
         if of_whole(&sums, length) != request.payload_checksum {
             return Err(payload_mismatch(request));
         }

@@ -112,6 +112,7 @@ mod tests {
             length,
             kept,
             payload,
+            hashed: None,
         }
     }
 

@@ -7,13 +7,14 @@ use types::chunk::Update;
 
 use super::super::{Change, UpdateRequest};
 use crate::{
+    checksums::Hashed,
     chunk_meta::Head,
     error::EngineError,
     group::{BLOCK_BYTES, SizeClass},
 };
 
 /// The content of a new version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) exists: bool,
     pub(super) length: u32,
@@ -21,6 +22,8 @@ pub(super) struct Shape {
     pub(super) kept: u32,
     /// Where the payload lies. Never empty.
     pub(super) payload: Option<Range<u32>>,
+    /// The payload with the checksums of its blocks, when they are known.
+    pub(super) hashed: Option<Hashed>,
 }
 
 impl Shape {
@@ -33,6 +36,7 @@ impl Shape {
             length,
             kept: old.min(length),
             payload: None,
+            hashed: None,
         };
         let shape = match request.change {
             Change::Update(Update::Write { length: 0, .. }) => plain(old),
@@ -62,6 +66,13 @@ impl Shape {
         end_of(request, u64::from(shape.length))?;
         shape.check_payload(request)?;
         Ok(shape)
+    }
+
+    /// The payload, when it is known to be just these blocks, whole, and hashed.
+    pub(super) fn hashed_at(&self, blocks: &Range<u32>) -> Option<&Hashed> {
+        let bytes = blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES;
+        let hashed = self.hashed.as_ref();
+        hashed.filter(|_| self.payload.as_ref() == Some(&bytes))
     }
 
     /// Whether a block keeps some of the old bytes.
